@@ -1,0 +1,83 @@
+// Package record defines what the commitlog carries: positions, record kinds and the outcome that a fold gives to
+// whoever proposed a record.
+//
+// Every change of state that a client was told of is a record. The kinds are numbered here, in one place, because the
+// numbers are on disk; what a payload looks like is drawn by the package that owns the kind.
+package record
+
+import "fmt"
+
+// Position is a byte offset in the whole commitlog. It never changes meaning: it is RocketMQ's physical offset. The
+// position of a record is that of its record header.
+type Position int64
+
+// Kind says which fold applies a record. Numbers are stored: they are never reused or renumbered.
+type Kind uint8
+
+// Record kinds and their owners.
+const (
+	// KindMessage is a message in RocketMQ's stored layout, to be entered in its queue (package store).
+	KindMessage Kind = 1
+	// KindTopicPut creates or replaces a topic's configuration (package catalog).
+	KindTopicPut Kind = 2
+	// KindTopicDelete deletes a topic with its queues, index entries and cursors (package catalog).
+	KindTopicDelete Kind = 3
+	// KindGroupPut creates or replaces a consumer group's configuration (package catalog).
+	KindGroupPut Kind = 4
+	// KindGroupDelete deletes a consumer group and, when asked, its offsets (package catalog).
+	KindGroupDelete Kind = 5
+	// KindKVPut sets or removes a key of the name server's KV configuration (package catalog).
+	KindKVPut Kind = 6
+	// KindTrim raises the minimum offset of the queues that it lists (package store).
+	KindTrim Kind = 7
+	// KindDropHour removes one hour of the key index and of the expiry buckets (package store).
+	KindDropHour Kind = 8
+	// KindCommit sets committed offsets of a group (package pop).
+	KindCommit Kind = 9
+	// KindReset moves a group's cursor and forgets what it had in flight there (package pop).
+	KindReset Kind = 10
+	// KindPop lists what one pop handed out and until when (package pop).
+	KindPop Kind = 11
+	// KindAck removes checkpoints (package pop).
+	KindAck Kind = 12
+	// KindExtend moves checkpoints to another visible-at time (package pop).
+	KindExtend Kind = 13
+)
+
+var kindNames = map[Kind]string{
+	KindMessage: "message", KindTopicPut: "topic-put", KindTopicDelete: "topic-delete", KindGroupPut: "group-put",
+	KindGroupDelete: "group-delete", KindKVPut: "kv-put", KindTrim: "trim", KindDropHour: "drop-hour",
+	KindCommit: "commit", KindReset: "reset", KindPop: "pop", KindAck: "ack", KindExtend: "extend",
+}
+
+// Kinds lists every kind that is defined.
+func Kinds() []Kind {
+	out := make([]Kind, 0, len(kindNames))
+	for k := KindMessage; int(k) <= len(kindNames); k++ {
+		out = append(out, k)
+	}
+	return out
+}
+
+func (k Kind) String() string {
+	if n, ok := kindNames[k]; ok {
+		return n
+	}
+	return fmt.Sprintf("kind-%d", uint8(k))
+}
+
+// Record is one entry of a batch. The payload belongs to whoever made the record; the log copies it when it writes.
+type Record struct {
+	Kind    Kind
+	Payload []byte
+}
+
+// Outcome is what applying one record came to. It is a function of the log alone.
+type Outcome struct {
+	// Offset is the queue offset that a message got, the id that a topic or group got, or the number of rows that an
+	// ack, extend or commit changed.
+	Offset int64
+	// Refused is set when the record changed nothing because what it names was not there any more: a topic deleted
+	// meanwhile, a checkpoint that had been acknowledged.
+	Refused bool
+}

@@ -1,0 +1,205 @@
+package kvindex
+
+import (
+	"encoding/binary"
+	"hash/fnv"
+)
+
+// ID is the interned form of a topic's or group's name. Ids start at 1 and are never reused, so that the rows of a deleted
+// name can never come back to life under a new one of the same name.
+type ID uint64
+
+// Space is the first byte of every key: the family that a row belongs to.
+type Space byte
+
+// The key spaces. All numbers in keys are big-endian, so that byte order is numeric order; 64-bit offsets, positions and
+// times are never negative. Values are drawn by the owner named here.
+const (
+	// SpaceApplied: one row, how far the log has been applied. Owner: kvindex. Since format 1.
+	//	┌────┐
+	//	│ 01 │
+	//	└────┘
+	SpaceApplied Space = 0x01
+	// SpaceMeta: format version and id counters, by name. Owner: kvindex (format), catalog (counters). Since format 1.
+	//	┌────┬────────┐
+	//	│ 02 │ name…  │
+	//	└────┴────────┘
+	SpaceMeta Space = 0x02
+	// SpaceTopicName: topic name → id and configuration. Owner: catalog. Since format 1.
+	//	┌────┬────────┐
+	//	│ 10 │ name…  │
+	//	└────┴────────┘
+	SpaceTopicName Space = 0x10
+	// SpaceTopicID: topic id → name. Owner: catalog. Since format 1.
+	//	┌────┬──────────┐
+	//	│ 11 │ topic 8  │
+	//	└────┴──────────┘
+	SpaceTopicID Space = 0x11
+	// SpaceGroupName: group name → id and configuration. Owner: catalog. Since format 1.
+	//	┌────┬────────┐
+	//	│ 12 │ name…  │
+	//	└────┴────────┘
+	SpaceGroupName Space = 0x12
+	// SpaceGroupID: group id → name. Owner: catalog. Since format 1.
+	//	┌────┬──────────┐
+	//	│ 13 │ group 8  │
+	//	└────┴──────────┘
+	SpaceGroupID Space = 0x13
+	// SpaceKVConfig: name server KV configuration. Owner: catalog. Since format 1.
+	//	┌────┬───────────────┬─────────────┬───────┐
+	//	│ 14 │ ns length 2   │ namespace…  │ key…  │
+	//	└────┴───────────────┴─────────────┴───────┘
+	SpaceKVConfig Space = 0x14
+	// SpaceQueue: a queue's bounds. Owner: store. Since format 1.
+	//	┌────┬──────────┬──────────┐
+	//	│ 20 │ topic 8  │ queue 4  │
+	//	└────┴──────────┴──────────┘
+	SpaceQueue Space = 0x20
+	// SpaceConsumeQueue: a run of queue entries, found by seeking to the first row whose last offset ≥ the wanted one.
+	// Owner: store. Since format 1.
+	//	┌────┬──────────┬──────────┬──────────────────────────┐
+	//	│ 21 │ topic 8  │ queue 4  │ last offset of the run 8 │
+	//	└────┴──────────┴──────────┴──────────────────────────┘
+	SpaceConsumeQueue Space = 0x21
+	// SpaceKeyIndex: message keys and unique ids. The hour is that of the store time, so that an hour goes with one
+	// range-delete. Owner: store. Since format 1.
+	//	┌────┬─────────┬──────────┬──────────────┬─────────┬──────────────────┬─────────────┐
+	//	│ 22 │ hour 4  │ topic 8  │ kind 1 (U K) │ hash 8  │ store time ms 8  │ position 8  │
+	//	└────┴─────────┴──────────┴──────────────┴─────────┴──────────────────┴─────────────┘
+	SpaceKeyIndex Space = 0x22
+	// SpaceBucket: the queues that got entries in an hour. Owner: store. Since format 1.
+	//	┌────┬─────────┬──────────┬──────────┐
+	//	│ 23 │ hour 4  │ topic 8  │ queue 4  │
+	//	└────┴─────────┴──────────┴──────────┘
+	SpaceBucket Space = 0x23
+	// SpaceCursor: where a group stands in a queue. Owner: pop. Since format 1.
+	//	┌────┬──────────┬──────────┬──────────┐
+	//	│ 30 │ group 8  │ topic 8  │ queue 4  │
+	//	└────┴──────────┴──────────┴──────────┘
+	SpaceCursor Space = 0x30
+	// SpaceCheckpoint: a popped message until it is acknowledged or visible again. Owner: pop. Since format 1.
+	//	┌────┬──────────┬──────────┬─────────────────┬──────────┬───────────┐
+	//	│ 31 │ group 8  │ topic 8  │ visible at ms 8 │ queue 4  │ offset 8  │
+	//	└────┴──────────┴──────────┴─────────────────┴──────────┴───────────┘
+	SpaceCheckpoint Space = 0x31
+	// SpaceCounter: exact counters of a group on a topic. Owner: pop. Since format 1.
+	//	┌────┬──────────┬──────────┐
+	//	│ 32 │ group 8  │ topic 8  │
+	//	└────┴──────────┴──────────┘
+	SpaceCounter Space = 0x32
+)
+
+// IndexKind tells unique ids from keys in SpaceKeyIndex.
+type IndexKind byte
+
+// Index kinds.
+const (
+	IndexUniqueID IndexKind = 'U'
+	IndexKey      IndexKind = 'K'
+)
+
+// Each function below appends one key (or key prefix) to dst and returns it.
+
+func AppendMetaKey(dst []byte, name string) []byte {
+	return append(append(dst, byte(SpaceMeta)), name...)
+}
+func AppendTopicNameKey(dst []byte, name string) []byte {
+	return append(append(dst, byte(SpaceTopicName)), name...)
+}
+func AppendTopicIDKey(dst []byte, topic ID) []byte {
+	return be64(append(dst, byte(SpaceTopicID)), uint64(topic))
+}
+func AppendGroupNameKey(dst []byte, name string) []byte {
+	return append(append(dst, byte(SpaceGroupName)), name...)
+}
+func AppendGroupIDKey(dst []byte, group ID) []byte {
+	return be64(append(dst, byte(SpaceGroupID)), uint64(group))
+}
+func AppendKVConfigKey(dst []byte, namespace, key string) []byte {
+	dst = append(dst, byte(SpaceKVConfig))
+	dst = binary.BigEndian.AppendUint16(dst, uint16(len(namespace)))
+	return append(append(dst, namespace...), key...)
+}
+
+// AppendQueuePrefix covers all queues of a topic, AppendQueueKey one.
+func AppendQueuePrefix(dst []byte, topic ID) []byte {
+	return be64(append(dst, byte(SpaceQueue)), uint64(topic))
+}
+func AppendQueueKey(dst []byte, topic ID, queue int32) []byte {
+	return be32(AppendQueuePrefix(dst, topic), uint32(queue))
+}
+func AppendConsumeQueueTopicPrefix(dst []byte, topic ID) []byte {
+	return be64(append(dst, byte(SpaceConsumeQueue)), uint64(topic))
+}
+func AppendConsumeQueueKey(dst []byte, topic ID, queue int32, last int64) []byte {
+	return be64(be32(AppendConsumeQueueTopicPrefix(dst, topic), uint32(queue)), uint64(last))
+}
+func AppendKeyIndexHourPrefix(dst []byte, hour uint32) []byte {
+	return be32(append(dst, byte(SpaceKeyIndex)), hour)
+}
+func AppendKeyIndexPrefix(dst []byte, hour uint32, topic ID, kind IndexKind, hash uint64) []byte {
+	dst = be64(AppendKeyIndexHourPrefix(dst, hour), uint64(topic))
+	return be64(append(dst, byte(kind)), hash)
+}
+func AppendKeyIndexKey(dst []byte, hour uint32, topic ID, kind IndexKind, hash uint64, timestamp, position int64) []byte {
+	return be64(be64(AppendKeyIndexPrefix(dst, hour, topic, kind, hash), uint64(timestamp)), uint64(position))
+}
+func AppendBucketHourPrefix(dst []byte, hour uint32) []byte {
+	return be32(append(dst, byte(SpaceBucket)), hour)
+}
+func AppendBucketKey(dst []byte, hour uint32, topic ID, queue int32) []byte {
+	return be32(be64(AppendBucketHourPrefix(dst, hour), uint64(topic)), uint32(queue))
+}
+func AppendCursorGroupPrefix(dst []byte, group ID) []byte {
+	return be64(append(dst, byte(SpaceCursor)), uint64(group))
+}
+func AppendCursorTopicPrefix(dst []byte, group, topic ID) []byte {
+	return be64(AppendCursorGroupPrefix(dst, group), uint64(topic))
+}
+func AppendCursorKey(dst []byte, group, topic ID, queue int32) []byte {
+	return be32(AppendCursorTopicPrefix(dst, group, topic), uint32(queue))
+}
+func AppendCheckpointGroupPrefix(dst []byte, group ID) []byte {
+	return be64(append(dst, byte(SpaceCheckpoint)), uint64(group))
+}
+func AppendCheckpointTopicPrefix(dst []byte, group, topic ID) []byte {
+	return be64(AppendCheckpointGroupPrefix(dst, group), uint64(topic))
+}
+
+// AppendCheckpointTimeKey is the smallest key of the checkpoints that become visible at or after visibleAt.
+func AppendCheckpointTimeKey(dst []byte, group, topic ID, visibleAt int64) []byte {
+	return be64(AppendCheckpointTopicPrefix(dst, group, topic), uint64(visibleAt))
+}
+func AppendCheckpointKey(dst []byte, group, topic ID, visibleAt int64, queue int32, offset int64) []byte {
+	return be64(be32(AppendCheckpointTimeKey(dst, group, topic, visibleAt), uint32(queue)), uint64(offset))
+}
+func AppendCounterGroupPrefix(dst []byte, group ID) []byte {
+	return be64(append(dst, byte(SpaceCounter)), uint64(group))
+}
+func AppendCounterKey(dst []byte, group, topic ID) []byte {
+	return be64(AppendCounterGroupPrefix(dst, group), uint64(topic))
+}
+
+// PrefixEnd is the smallest key after all keys that begin with prefix; nil when there is none.
+func PrefixEnd(prefix []byte) []byte {
+	end := append([]byte(nil), prefix...)
+	for i := len(end) - 1; i >= 0; i-- {
+		if end[i]++; end[i] != 0 {
+			return end[:i+1]
+		}
+	}
+	return nil
+}
+
+// HourOf is the bucket of a time in milliseconds since 1970.
+func HourOf(ms int64) uint32 { return uint32(ms / 3_600_000) }
+
+// HashKey is the stored hash of a message key or unique id: 64-bit FNV-1a.
+func HashKey(key string) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(key))
+	return h.Sum64()
+}
+
+func be32(dst []byte, v uint32) []byte { return binary.BigEndian.AppendUint32(dst, v) }
+func be64(dst []byte, v uint64) []byte { return binary.BigEndian.AppendUint64(dst, v) }
