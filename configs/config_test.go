@@ -1,0 +1,97 @@
+package configs
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+func TestDefaultIsValid(t *testing.T) {
+	d := Default()
+	if err := d.Check(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestSampleMatchesStructAndFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "cairn.yaml")
+	if err := WriteSample(file); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(file, nil, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := Default(); c.Data != d.Data || c.Memory != d.Memory || c.Retention != d.Retention || c.DefaultQueues != d.DefaultQueues || !c.AutoCreateTopics {
+		t.Fatalf("the sample loads as %+v", c)
+	}
+	kept, err := os.ReadFile("cairn.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(kept) != Sample() {
+		t.Fatal("configs/cairn.yaml is not what the struct says: run `go run ./cmd/cairn config sample > configs/cairn.yaml`")
+	}
+}
+
+func TestUnknownKeyIsAnError(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "cairn.yaml")
+	if err := os.WriteFile(file, []byte("retentoin: 24h\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Load(file, nil, Default())
+	var ce *Error
+	if !errors.As(err, &ce) || !strings.Contains(err.Error(), "retentoin") {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestFlagsBeatEnvironmentBeatsFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "cairn.yaml")
+	if err := os.WriteFile(file, []byte("retention: 24h\nmemory: 32MiB\ndurability: os\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("CAIRN_MEMORY", "48MiB")
+	t.Setenv("CAIRN_DURABILITY", "interval")
+	fs := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	AddFlags(fs, Default())
+	if err := fs.Parse([]string{"--durability=sync", "--name-servers=a:1,b:2", "--nameserver=0"}); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(file, fs, Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Retention != 24*time.Hour || c.Memory != 48<<20 || c.Durability != "sync" || len(c.NameServers) != 2 || c.NameServer != ":0" {
+		t.Fatalf("%+v", c)
+	}
+}
+
+func TestCheckNamesEveryProblem(t *testing.T) {
+	c := Default()
+	c.Durability, c.Engine, c.Retention, c.Remoting = "maybe", "files", time.Second, "off"
+	err := c.Check()
+	for _, key := range []string{"durability", "engine", "retention", "remoting"} {
+		if err == nil || !strings.Contains(err.Error(), key+":") {
+			t.Errorf("no word of %s in %v", key, err)
+		}
+	}
+}
+
+func TestByteSize(t *testing.T) {
+	for s, want := range map[string]ByteSize{"64MiB": 64 << 20, "1GiB": 1 << 30, "7": 7, "3 KiB": 3072, "5B": 5} {
+		if got, err := ParseByteSize(s); err != nil || got != want {
+			t.Errorf("%s: %d, %v", s, got, err)
+		}
+	}
+	for _, s := range []string{"", "x", "-1", "1TB", "99999999999GiB"} {
+		if _, err := ParseByteSize(s); err == nil {
+			t.Errorf("%q was taken", s)
+		}
+	}
+}
