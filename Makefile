@@ -1,0 +1,16 @@
+# make run | test | lint | bench
+.PHONY: run test lint bench
+
+run: ## start a broker in ./cairn-data
+	go run ./cmd/cairn serve
+
+test: ## everything: lint, unit and whole-system tests, both engines
+	./test/all.sh
+
+lint: ## gofmt, vet, staticcheck
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt would change:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+
+bench: ## beside the Java reference (docs/performance.md says what it needs)
+	./bench/compare.sh

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Runs every test suite and prints each one's result. Needs Go; what else a suite needs (RocksDB's library, a JDK, Maven) is
+# installed by the system's package client when it is absent.
+#   test/all.sh              everything
+#   test/all.sh lint unit    these suites only
+# Suites: lint unit rocksdb system client-go-v2 java
+set -u
+cd "$(dirname "$0")/.."
+export GOFLAGS="${GOFLAGS:--buildvcs=false}"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export CAIRN_TEST_BIN="$work/cairn"
+passed=0 failed=0 table=""
+
+need() { # COMMAND-OR-FILE PACKAGE…: installs the packages when the first is absent
+  local probe=$1; shift
+  command -v "$probe" >/dev/null 2>&1 || [ -e "$probe" ] && return 0
+  local sudo=""
+  [ "$(id -u)" = 0 ] || sudo=sudo
+  echo "installing $*"
+  $sudo apt-get update -qq >"$work/apt.log" 2>&1
+  DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "$@" >>"$work/apt.log" 2>&1 || { tail -20 "$work/apt.log"; return 1; }
+}
+
+suite_lint() {
+  local fmt
+  fmt=$(git ls-files -z '*.go' | xargs -0 gofmt -l)
+  [ -z "$fmt" ] || { echo "gofmt would change:"; echo "$fmt"; return 1; }
+  go vet ./... && go tool staticcheck ./... && (cd test/clientgov2 && go vet ./...)
+}
+
+suite_unit() { go test -race -timeout 15m $(go list ./... | grep -v /test/); }
+
+suite_rocksdb() {
+  need /usr/include/rocksdb/c.h librocksdb-dev gcc g++ || return 1
+  go vet -tags grocksdb ./kvindex/ && go test -tags grocksdb -timeout 15m ./kvindex/ ./store/ ./pop/ ./broker/
+}
+
+suite_system() { go build -o "$CAIRN_TEST_BIN" ./cmd/cairn && go test -count=1 -timeout 15m ./test/...; }
+
+suite_client-go-v2() { go build -o "$CAIRN_TEST_BIN" ./cmd/cairn && (cd test/clientgov2 && go test -count=1 -timeout 10m ./...); }
+
+suite_java() {
+  need javac default-jdk-headless || return 1
+  need mvn maven || return 1
+  go build -o "$CAIRN_TEST_BIN" ./cmd/cairn && ./test/java/run.sh
+}
+
+for s in ${*:-lint unit rocksdb system client-go-v2 java}; do
+  declare -F "suite_$s" >/dev/null || { echo "no such suite: $s"; exit 2; }
+  echo "== $s"
+  t0=$(date +%s)
+  if "suite_$s"; then r=passed; passed=$((passed + 1)); else r=FAILED; failed=$((failed + 1)); fi
+  line=$(printf '%-14s %-7s %4d s' "$s" "$r" $(($(date +%s) - t0)))
+  table="$table$line"$'\n'
+  echo "== $line"
+done
+printf '\n%s\nsuites:\n%d passed, %d failed\n' "$table" "$passed" "$failed"
+[ "$failed" = 0 ]
