@@ -1,100 +1,52 @@
-// Package message is what a RocketMQ message is: its stored layout, properties, flags, ids and batch bodies.
+// Package message is what a RocketMQ message is: its stored layout, properties, flags, ids, batch bodies and compression.
+//
+// Read layout.go first (the record that the log holds and that Remoting clients receive), then properties.go and batch.go
+// (what clients send), ids.go (what they call a message) and compress.go. Rules: nothing here looks at configuration or
+// touches a file; decoders take bytes from strangers, so each checks every length before it reads and returns one of the
+// errors below; slices that come out alias what went in unless their function says otherwise.
 package message
 
-import "net/netip"
+import (
+	"errors"
+	"net/netip"
+)
+
+// Errors that callers decide on; they come wrapped with what was being read or written.
+var (
+	// ErrTruncated says that the bytes end before what they announce: more of them may help.
+	ErrTruncated = errors.New("truncated")
+	// ErrCorrupt says that the bytes contradict themselves: more of them will not help.
+	ErrCorrupt = errors.New("corrupt")
+	// ErrTooLarge says that a field or a body is over the bound of its format.
+	ErrTooLarge = errors.New("too large")
+	// ErrBadID says that a string is no message id of the wanted form.
+	ErrBadID = errors.New("not a message id")
+	// ErrBadProperty says that a property's key or value cannot be written so that a reader finds it again.
+	ErrBadProperty = errors.New("property cannot be encoded")
+	// ErrCompression says that sysFlag names a compression that does not exist.
+	ErrCompression = errors.New("unknown compression type")
+)
 
 // Message is the decoded form of a stored record. Body and Properties alias the buffer that it was decoded from.
 type Message struct {
 	Topic          string
 	QueueID        int32
-	Flag           int32
-	SysFlag        int32
+	Flag           int32 // the sender's own; the broker hands it on
+	SysFlag        int32 // Flag… bits
 	QueueOffset    int64
 	PhysicalOffset int64
-	BodyCRC        uint32
-	BornTimestamp  int64 // ms
+	BodyCRC        uint32 // of the body as stored, see BodyCRC
+	BornTimestamp  int64  // ms since 1970, the sender's clock
 	BornHost       netip.AddrPort
-	StoreTimestamp int64 // ms
+	StoreTimestamp int64 // ms since 1970, the broker's clock
 	StoreHost      netip.AddrPort
 	ReconsumeTimes int32
-	PreparedOffset int64
+	PreparedOffset int64 // physical offset of the half message that this one commits
 	Body           []byte
-	Properties     []byte // key 0x01 value 0x02 …
+	Properties     []byte // key 0x01 value 0x02 …, see Property
 }
 
-// EncodedSize is the length of the stored layout.
-func (m *Message) EncodedSize() int { panic("unbuilt") }
-
-// AppendEncode appends the stored layout (V2 magic when the topic is longer than 127 bytes) and returns the extended slice;
-// BodyCRC is computed; IPv6 flags are set from the hosts.
-func (m *Message) AppendEncode(dst []byte) ([]byte, error) { panic("unbuilt") }
-
-// Decode reads one record from the front of b and says how long it is.
-func Decode(b []byte) (m Message, n int, err error) { panic("unbuilt") }
-
-// Patches of the fixed-width fields of an encoded record, in place.
-func PatchQueueOffset(rec []byte, offset int64)      { panic("unbuilt") }
-func PatchPhysicalOffset(rec []byte, position int64) { panic("unbuilt") }
-func PatchStoreTimestamp(rec []byte, ms int64)       { panic("unbuilt") }
-func PatchQueueID(rec []byte, queue int32)           { panic("unbuilt") }
-
-// Fields of an encoded record without decoding it. They alias rec.
-func TopicOf(rec []byte) []byte         { panic("unbuilt") }
-func QueueIDOf(rec []byte) int32        { panic("unbuilt") }
-func PropertiesOf(rec []byte) []byte    { panic("unbuilt") }
-func StoreTimestampOf(rec []byte) int64 { panic("unbuilt") }
-
-// Property finds one property; ok is false when it is absent. It does not allocate; the value aliases props.
-func Property(props []byte, key string) (value []byte, ok bool) { panic("unbuilt") }
-
-// AppendProperty appends key and value; the caller has made sure that key is not there (see SetProperty, DropProperty).
-func AppendProperty(props []byte, key, value string) []byte { panic("unbuilt") }
-
-// SetProperty replaces or adds, DropProperty removes; both return a new or the same slice and never write into props.
-func SetProperty(props []byte, key, value string) []byte { panic("unbuilt") }
-func DropProperty(props []byte, key string) []byte       { panic("unbuilt") }
-
-// EachProperty calls f for each pair until it returns false.
-func EachProperty(props []byte, f func(key, value []byte) bool) { panic("unbuilt") }
-
-// EncodeProperties sorts by key; DecodeProperties is its inverse (a later duplicate wins).
-func EncodeProperties(m map[string]string) []byte     { panic("unbuilt") }
-func DecodeProperties(props []byte) map[string]string { panic("unbuilt") }
-
-// TagHash is Java's String.hashCode of the tag as a long; 0 for the empty tag.
-func TagHash(tag string) int64 { panic("unbuilt") }
-
-// DecodeBatch splits the body of a SEND_BATCH_MESSAGE request into messages (Flag, Body, Properties set).
-func DecodeBatch(body []byte) ([]Message, error) { panic("unbuilt") }
-
-// AppendBatchItem appends one message in that form.
-func AppendBatchItem(dst []byte, m *Message) []byte { panic("unbuilt") }
-
-// OffsetID is the offset message id: 32 upper-case hex digits for IPv4, 56 for IPv6.
-func OffsetID(storeHost netip.AddrPort, position int64) string { panic("unbuilt") }
-func ParseOffsetID(id string) (netip.AddrPort, int64, error)   { panic("unbuilt") }
-
-// NewUniqueID makes a 32-digit unique id as the Java client does.
-func NewUniqueID() string { panic("unbuilt") }
-
-// Compression of bodies by sysFlag.
-func Decompress(sysFlag int32, body []byte) ([]byte, error) { panic("unbuilt") }
-func Compress(kind CompressionType, body []byte) (out []byte, sysFlag int32, err error) {
-	panic("unbuilt")
-}
-
-// CompressionType is the value of sysFlag bits 8-10.
-type CompressionType int32
-
-// Types. The plus-and-minus of CompressionLegacy: bits 0 mean zlib from clients before 5.0.
-const (
-	CompressionLegacy CompressionType = 0
-	CompressionLZ4    CompressionType = 1
-	CompressionZstd   CompressionType = 2
-	CompressionZlib   CompressionType = 3
-)
-
-// sysFlag bits.
+// Bits of SysFlag. Bits 8 to 10 hold the CompressionType.
 const (
 	FlagCompressed      int32 = 1
 	FlagMultiTags       int32 = 2
@@ -106,28 +58,4 @@ const (
 	FlagStoreHostV6     int32 = 32
 	FlagNeedUnwrap      int32 = 64
 	FlagInnerBatch      int32 = 128
-)
-
-// Property names (more in properties.go).
-const (
-	PropKeys          = "KEYS"
-	PropTags          = "TAGS"
-	PropWait          = "WAIT"
-	PropDelayLevel    = "DELAY"
-	PropUniqueKey     = "UNIQ_KEY"
-	PropRetryTopic    = "RETRY_TOPIC"
-	PropRealTopic     = "REAL_TOPIC"
-	PropRealQueueID   = "REAL_QID"
-	PropOriginID      = "ORIGIN_MESSAGE_ID"
-	PropShardingKey   = "__SHARDINGKEY"
-	PropTranMsg       = "TRAN_MSG"
-	PropProducerGroup = "PGROUP"
-	PropRegion        = "MSG_REGION"
-	PropTraceOn       = "TRACE_ON"
-	PropCluster       = "CLUSTER"
-	PropReconsume     = "RECONSUME_TIME"
-	PropMaxReconsume  = "MAX_RECONSUME_TIMES"
-	PropTimerDeliver  = "TIMER_DELIVER_MS"
-	PropTimerDelayMs  = "TIMER_DELAY_MS"
-	PropTimerDelaySec = "TIMER_DELAY_SEC"
 )
