@@ -1,10 +1,21 @@
-// Package catalog is what exists: topics, groups and the name server's KV configuration.
+// Package catalog is what exists: topics, consumer groups and the name server's KV configuration.
+//
+// Order of reading: this file (what a topic and a group are), validate.go and attributes.go (what may be asked for),
+// rows.go (records and rows, drawn), fold.go (how records become rows), read.go (lookups through a bounded cache).
+//
+// Rules of the package:
+//   - A name is interned once. Deleting a topic and making it anew gives a new id, so that no row of the old one is ever
+//     read again. A group that is deleted with its offsets kept is the one exception, because keeping them is what was
+//     asked for: its id stays bound to the name.
+//   - A record says what to write, not how to decide it: names, attributes and limits are checked before the record is
+//     made, and the fold writes what it is given.
 package catalog
 
 import (
 	"errors"
+	"math"
+	"time"
 
-	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
 )
 
@@ -13,6 +24,12 @@ const (
 	PermInherit = 1
 	PermWrite   = 2
 	PermRead    = 4
+)
+
+// Errors of lookups.
+var (
+	ErrTopicNotFound = errors.New("topic not found")
+	ErrGroupNotFound = errors.New("consumer group not found")
 )
 
 // Topic is a topic's configuration. The JSON names are those of RocketMQ's TopicConfig.
@@ -30,7 +47,15 @@ type Topic struct {
 }
 
 // MessageType is the attribute message.type, NORMAL when absent.
-func (t *Topic) MessageType() string { panic("unbuilt") }
+func (t *Topic) MessageType() string {
+	if v := t.Attributes[AttrMessageType]; v != "" {
+		return v
+	}
+	return "NORMAL"
+}
+
+// Queues is the number of queues that a client may name: the larger of the read and the write queues.
+func (t *Topic) Queues() int32 { return max(t.ReadQueues, t.WriteQueues) }
 
 // Group is a consumer group's configuration. The JSON names are those of SubscriptionGroupConfig.
 type Group struct {
@@ -52,6 +77,12 @@ type Group struct {
 	Created                int64             `json:"-"`
 }
 
+// Kinds of RetryPolicy.
+const (
+	RetryCustomized  = "CUSTOMIZED"
+	RetryExponential = "EXPONENTIAL"
+)
+
 // RetryPolicy is a group's redelivery back-off; times in ms.
 type RetryPolicy struct {
 	Type        string              `json:"type"` // CUSTOMIZED, EXPONENTIAL
@@ -59,69 +90,86 @@ type RetryPolicy struct {
 	Customized  *CustomizedBackoff  `json:"customizedRetryPolicy,omitempty"`
 }
 
+// ExponentialBackoff waits Initial·Multiplierⁿ ms before the attempt after n failed redeliveries, Max at most.
 type ExponentialBackoff struct {
 	Initial    int64 `json:"initial"`
 	Max        int64 `json:"max"`
 	Multiplier int64 `json:"multiplier"`
 }
 
+// CustomizedBackoff lists the waits in ms; the last one repeats.
 type CustomizedBackoff struct {
 	Next []int64 `json:"next"`
 }
 
-// DefaultGroup is what RocketMQ gives a group made on demand.
-func DefaultGroup(name string) Group { panic("unbuilt") }
-
 var (
-	ErrTopicNotFound = errors.New("topic not found")
-	ErrGroupNotFound = errors.New("consumer group not found")
+	defaultWaits = []int64{
+		1_000, 5_000, 10_000, 30_000, 60_000, 120_000, 180_000, 240_000, 300_000, 360_000, 420_000, 480_000, 540_000,
+		600_000, 1_200_000, 1_800_000, 3_600_000, 7_200_000,
+	}
+	// longestWait is what fits a time.Duration; longer ones mean the same.
+	longestWait        = int64(math.MaxInt64 / time.Millisecond)
+	defaultExponential = ExponentialBackoff{Initial: 5_000, Max: 7_200_000, Multiplier: 2}
 )
 
-// Catalog answers from a bounded cache over the index. Safe for concurrent use; it is also the Fold of its record kinds.
-// Returned pointers are shared and must not be changed.
-type Catalog struct{}
-
-func New(e kvindex.Engine) *Catalog { panic("unbuilt") }
-
-func (c *Catalog) Topic(name string) (*Topic, error)                  { panic("unbuilt") } // ErrTopicNotFound
-func (c *Catalog) TopicByID(id kvindex.ID) (*Topic, error)            { panic("unbuilt") }
-func (c *Catalog) Group(name string) (*Group, error)                  { panic("unbuilt") } // ErrGroupNotFound
-func (c *Catalog) GroupByID(id kvindex.ID) (*Group, error)            { panic("unbuilt") }
-func (c *Catalog) EachTopic(f func(*Topic) bool) error                { panic("unbuilt") } // in name order
-func (c *Catalog) EachGroup(f func(*Group) bool) error                { panic("unbuilt") }
-func (c *Catalog) Counts() (topics, groups int)                       { panic("unbuilt") }
-func (c *Catalog) KV(namespace, key string) (string, bool, error)     { panic("unbuilt") }
-func (c *Catalog) KVList(namespace string) (map[string]string, error) { panic("unbuilt") }
-
-// Version counts the changes of topics and groups: the DataVersion that is registered at name servers.
-func (c *Catalog) Version() (counter int64, timestamp int64) { panic("unbuilt") }
-
-// Records. The caller validates names and attributes first (Validate…); a record is applied as it is.
-func (c *Catalog) PutTopic(t Topic) record.Record                        { panic("unbuilt") }
-func (c *Catalog) DeleteTopic(t *Topic) (record.Record, error)           { panic("unbuilt") } // lists the groups with cursors
-func (c *Catalog) PutGroup(g Group) record.Record                        { panic("unbuilt") }
-func (c *Catalog) DeleteGroup(g *Group, cleanOffsets bool) record.Record { panic("unbuilt") }
-func (c *Catalog) PutKV(namespace, key, value string) record.Record      { panic("unbuilt") }
-func (c *Catalog) DeleteKV(namespace, key string) record.Record          { panic("unbuilt") }
-
-// NameError says what is wrong with a topic or group name, or with an attribute.
-type NameError struct{ What, Name, Reason string }
-
-func (e *NameError) Error() string { return e.What + " " + e.Name + ": " + e.Reason }
-
-func ValidateTopicName(name string) error { panic("unbuilt") } // *NameError; 1..127 of [%|A-Za-z0-9_-]; %RETRY%, %DLQ% up to 255
-func ValidateGroupName(name string) error { panic("unbuilt") } // 1..120
-// ApplyAttributes merges `+k=v,-k` into attrs; *NameError for unknown keys, bad values and changes of immutable ones.
-func ApplyAttributes(attrs map[string]string, change string, create bool) (map[string]string, error) {
-	panic("unbuilt")
+// Waits lists the redelivery waits in ms that a customized policy stands for; RocketMQ's own table when it names none.
+// The slice is shared and must not be changed.
+func (p *RetryPolicy) Waits() []int64 {
+	if p == nil || p.Customized == nil || len(p.Customized.Next) == 0 {
+		return defaultWaits
+	}
+	return p.Customized.Next
 }
 
-// IsSystemTopic and IsSystemGroup follow RocketMQ's lists and prefixes.
-func IsSystemTopic(name string) bool { panic("unbuilt") }
-func IsSystemGroup(name string) bool { panic("unbuilt") }
-
-func (c *Catalog) Kinds() []record.Kind { panic("unbuilt") }
-func (c *Catalog) Apply(b *kvindex.Batch, at record.Position, r record.Record) (record.Outcome, error) {
-	panic("unbuilt")
+// Backoff is the exponential policy with RocketMQ's values for what is not set.
+func (p *RetryPolicy) Backoff() ExponentialBackoff {
+	e := defaultExponential
+	if p == nil || p.Exponential == nil {
+		return e
+	}
+	if p.Exponential.Initial > 0 {
+		e.Initial = p.Exponential.Initial
+	}
+	if p.Exponential.Max > 0 {
+		e.Max = min(p.Exponential.Max, longestWait)
+	}
+	if p.Exponential.Multiplier > 0 {
+		e.Multiplier = p.Exponential.Multiplier
+	}
+	return e
 }
-func (c *Catalog) Finish(b *kvindex.Batch) error { panic("unbuilt") }
+
+// Wait is how long to hold a message back after it has failed `failed` times; 1 is the first failure.
+func (p *RetryPolicy) Wait(failed int32) time.Duration {
+	failed = max(failed, 1)
+	if p != nil && p.Type == RetryExponential {
+		e := p.Backoff()
+		wait := e.Initial
+		for i := int32(1); i < failed && wait < e.Max && e.Multiplier > 1; i++ {
+			if wait > e.Max/e.Multiplier {
+				wait = e.Max
+				break
+			}
+			wait *= e.Multiplier
+		}
+		return time.Duration(min(wait, e.Max)) * time.Millisecond
+	}
+	waits := p.Waits()
+	return time.Duration(min(waits[min(int(failed), len(waits))-1], longestWait)) * time.Millisecond
+}
+
+// DefaultGroup is what RocketMQ gives a group made on demand.
+func DefaultGroup(name string) Group {
+	return Group{
+		Name:                   name,
+		ConsumeEnable:          true,
+		ConsumeFromMinEnable:   true,
+		ConsumeBroadcastEnable: true,
+		RetryQueueNums:         1,
+		RetryMaxTimes:          16,
+		RetryPolicy:            &RetryPolicy{Type: RetryCustomized},
+		WhichBrokerSlowly:      1,
+		NotifyIDsChanged:       true,
+		ConsumeTimeoutMinute:   15,
+	}
+}
