@@ -1,0 +1,286 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"sync/atomic"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/cairnmq/cairn/internal/body"
+	"github.com/cairnmq/cairn/internal/wire"
+	"github.com/cairnmq/cairn/message"
+)
+
+// remotingTarget sends and pulls as the Java client does: SEND_MESSAGE_V2 and PULL_MESSAGE with JSON headers.
+type remotingTarget struct {
+	o      *Options
+	broker string
+	name   string // of the broker
+	read   int32  // queues
+	write  int32
+	conns  []*wire.Client
+}
+
+func newRemoting(o *Options) *remotingTarget { return &remotingTarget{o: o} }
+
+func (t *remotingTarget) close() {
+	for _, c := range t.conns {
+		c.Close()
+	}
+}
+
+func (t *remotingTarget) ackLatency() *hdrhistogram.Histogram { return nil }
+
+const (
+	benchQueues   = 8
+	callTimeout   = 15 * time.Second
+	pollSuspend   = 5 * time.Second
+	sysFlagPull   = 2 | 4 // may be held; carries its subscription
+	maxPullOffset = math.MaxInt64
+)
+
+// prepare finds the topic's broker by its route, making the topic when it is not there.
+func (t *remotingTarget) prepare(ctx context.Context) error {
+	ns, err := wire.Dial(ctx, t.o.Endpoint, wire.ClientOptions{})
+	if err != nil {
+		return fmt.Errorf("name server: %w", err)
+	}
+	defer ns.Close()
+	deadline := time.Now().Add(40 * time.Second) // a broker may register a new topic only with its next heartbeat
+	for made := false; ; {
+		route, err := t.route(ctx, ns, t.o.Topic)
+		if err == nil && len(route.BrokerDatas) > 0 && len(route.QueueDatas) > 0 {
+			t.broker, t.name = route.BrokerDatas[0].BrokerAddrs[0], route.BrokerDatas[0].BrokerName
+			t.read, t.write = route.QueueDatas[0].ReadQueueNums, route.QueueDatas[0].WriteQueueNums
+			break
+		}
+		if !made {
+			if err := t.create(ctx, ns); err != nil {
+				return err
+			}
+			made = true
+		}
+		if time.Now().After(deadline) || !waitUntil(ctx, time.Now().Add(100*time.Millisecond)) {
+			return fmt.Errorf("no route for topic %s: %w", t.o.Topic, err)
+		}
+	}
+	for range t.o.Conns {
+		c, err := wire.Dial(ctx, t.broker, wire.ClientOptions{})
+		if err != nil {
+			return err
+		}
+		t.conns = append(t.conns, c)
+	}
+	return nil
+}
+
+func call(ctx context.Context, c *wire.Client, req *wire.Command) (*wire.Command, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := c.Invoke(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.Code != wire.Success {
+		err := fmt.Errorf("code %d: %s", resp.Code, resp.Remark)
+		resp.Release()
+		return nil, err
+	}
+	return resp, nil
+}
+
+func (t *remotingTarget) route(ctx context.Context, ns *wire.Client, topic string) (r body.TopicRoute, err error) {
+	req := wire.NewRequest(wire.GetRouteInfoByTopic)
+	req.Fields.Add("topic", topic)
+	resp, err := call(ctx, ns, req)
+	if err != nil {
+		return r, err
+	}
+	defer resp.Release()
+	return r, body.Unmarshal(resp.Body, &r)
+}
+
+// create makes the topic on the first broker of the cluster.
+func (t *remotingTarget) create(ctx context.Context, ns *wire.Client) error {
+	resp, err := call(ctx, ns, wire.NewRequest(wire.GetBrokerClusterInfo))
+	if err != nil {
+		return err
+	}
+	var info body.ClusterInfo
+	err = body.Unmarshal(resp.Body, &info)
+	resp.Release()
+	if err != nil {
+		return err
+	}
+	for _, b := range info.BrokerAddrTable {
+		c, err := wire.Dial(ctx, b.BrokerAddrs[0], wire.ClientOptions{})
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		req := wire.NewRequest(wire.UpdateAndCreateTopic)
+		req.Fields.Add("topic", t.o.Topic)
+		req.Fields.Add("defaultTopic", "TBW102")
+		req.Fields.AddInt("readQueueNums", benchQueues)
+		req.Fields.AddInt("writeQueueNums", benchQueues)
+		req.Fields.AddInt("perm", 6)
+		req.Fields.Add("topicFilterType", "SINGLE_TAG")
+		req.Fields.AddInt("topicSysFlag", 0)
+		req.Fields.AddBool("order", false)
+		resp, err := call(ctx, c, req)
+		if err != nil {
+			return fmt.Errorf("create topic %s: %w", t.o.Topic, err)
+		}
+		resp.Release()
+		return nil
+	}
+	return fmt.Errorf("the name server at %s knows no broker", t.o.Endpoint)
+}
+
+type remotingSender struct {
+	t     *remotingTarget
+	conn  *wire.Client
+	queue int32
+	props []byte
+}
+
+func (t *remotingTarget) sender(worker int) (sender, error) {
+	return &remotingSender{t: t, conn: t.conns[worker%len(t.conns)], queue: int32(worker) % t.write}, nil
+}
+
+func (s *remotingSender) send(ctx context.Context, payload []byte) error {
+	s.props = message.AppendProperty(s.props[:0], message.PropUniqueKey, message.NewUniqueID())
+	s.props = message.AppendProperty(s.props, message.PropWait, "true")
+	s.queue = (s.queue + 1) % s.t.write
+	req := wire.NewRequest(wire.SendMessageV2)
+	f := &req.Fields
+	f.Add("a", "cairn-bench")
+	f.Add("b", s.t.o.Topic)
+	f.Add("c", "TBW102")
+	f.AddInt("d", 4)
+	f.AddInt("e", int64(s.queue))
+	f.AddInt("f", 0)
+	f.AddInt("g", time.Now().UnixMilli())
+	f.AddInt("h", 0)
+	f.Add("i", string(s.props))
+	f.AddInt("j", 0)
+	f.AddBool("k", false)
+	f.AddBool("m", false)
+	f.Add("n", s.t.name)
+	req.Body = payload // the sender waits for the answer before it touches the body again
+	resp, err := call(ctx, s.conn, req)
+	if err != nil {
+		return err
+	}
+	resp.Release()
+	return nil
+}
+
+// remotingReceiver pulls the queues n, n+step, n+2·step …, one after the other.
+type remotingReceiver struct {
+	t       *remotingTarget
+	conn    *wire.Client
+	queues  []int32
+	offsets map[int32]int64
+}
+
+var pullVersion atomic.Int64
+
+func (t *remotingTarget) receivers(ctx context.Context, n int) ([]receiver, error) {
+	var out []receiver
+	for i := range min(n, int(t.read)) {
+		r := &remotingReceiver{t: t, conn: t.conns[i%len(t.conns)], offsets: map[int32]int64{}}
+		for q := int32(i); q < t.read; q += int32(min(n, int(t.read))) {
+			off, err := r.start(ctx, q)
+			if err != nil {
+				return nil, err
+			}
+			r.queues, r.offsets[q] = append(r.queues, q), off
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+// start is the smallest offset of a queue: a benchmark's group is new.
+func (r *remotingReceiver) start(ctx context.Context, queue int32) (int64, error) {
+	req := wire.NewRequest(wire.GetMinOffset)
+	req.Fields.Add("topic", r.t.o.Topic)
+	req.Fields.AddInt("queueId", int64(queue))
+	resp, err := call(ctx, r.conn, req)
+	if err != nil {
+		return 0, fmt.Errorf("min offset of queue %d: %w", queue, err)
+	}
+	defer resp.Release()
+	return resp.Fields.Int64("offset")
+}
+
+func (r *remotingReceiver) receive(ctx context.Context, f func([]byte)) error {
+	for ctx.Err() == nil {
+		got := 0
+		for _, q := range r.queues {
+			n, err := r.pull(ctx, q, f)
+			if err != nil && ctx.Err() == nil {
+				return fmt.Errorf("pull queue %d: %w", q, err)
+			}
+			got += n
+		}
+		if got == 0 && len(r.queues) > 1 {
+			waitUntil(ctx, time.Now().Add(time.Millisecond))
+		}
+	}
+	return nil
+}
+
+// pull takes one batch; only a receiver of a single queue lets the broker hold the request.
+func (r *remotingReceiver) pull(ctx context.Context, queue int32, f func([]byte)) (int, error) {
+	req := wire.NewRequest(wire.PullMessage)
+	h := &req.Fields
+	flags, suspend := int64(4), int64(0)
+	if len(r.queues) == 1 {
+		flags, suspend = sysFlagPull, pollSuspend.Milliseconds()
+	}
+	h.Add("consumerGroup", r.t.o.Group)
+	h.Add("topic", r.t.o.Topic)
+	h.AddInt("queueId", int64(queue))
+	h.AddInt("queueOffset", r.offsets[queue])
+	h.AddInt("maxMsgNums", int64(r.t.o.Batch))
+	h.AddInt("sysFlag", flags)
+	h.AddInt("commitOffset", 0)
+	h.AddInt("suspendTimeoutMillis", suspend)
+	h.Add("subscription", "*")
+	h.AddInt("subVersion", pullVersion.Load())
+	h.Add("expressionType", "TAG")
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := r.conn.Invoke(ctx, req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Release()
+	switch resp.Code {
+	case wire.Success:
+	case wire.PullNotFound, wire.PullRetryImmediately, wire.PullOffsetMoved:
+		if next, err := resp.Fields.Int64("nextBeginOffset"); err == nil && resp.Code != wire.PullNotFound && next < maxPullOffset {
+			r.offsets[queue] = next
+		}
+		return 0, nil
+	default:
+		return 0, fmt.Errorf("code %d: %s", resp.Code, resp.Remark)
+	}
+	n := 0
+	for rest := resp.Body; len(rest) > 0; n++ {
+		m, size, err := message.Decode(rest)
+		if err != nil {
+			return n, err
+		}
+		f(m.Body)
+		rest = rest[size:]
+	}
+	next, err := resp.Fields.Int64("nextBeginOffset")
+	r.offsets[queue] = next
+	return n, err
+}
