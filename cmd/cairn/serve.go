@@ -1,14 +1,12 @@
 package main
 
 import (
-	"context"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cairnmq/cairn/configs"
-
-	"os"
 )
 
 func newServe() *cobra.Command {
@@ -55,5 +53,3 @@ environment, and that over the file. 'cairn config sample' prints a file with ev
 	configs.AddFlags(c.Flags(), configs.Default())
 	return c
 }
-
-var _ = context.Background

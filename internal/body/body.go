@@ -37,16 +37,21 @@ type QueueMap[V any] map[MessageQueue]V
 // keyMark stands for an object key while the rest is made by encoding/json: a string that no name can contain.
 const keyMark = "\x00queue\x00"
 
-// MarshalJSON writes keys as marked strings; Marshal turns them into objects.
-func (m QueueMap[V]) MarshalJSON() ([]byte, error) {
+// Keys are the queues by topic, broker and number.
+func (m QueueMap[V]) Keys() []MessageQueue {
 	keys := make([]MessageQueue, 0, len(m))
 	for k := range m {
 		keys = append(keys, k)
 	}
 	sort.Slice(keys, func(i, j int) bool { return keys[i].less(keys[j]) })
+	return keys
+}
+
+// MarshalJSON writes keys as marked strings; Marshal turns them into objects.
+func (m QueueMap[V]) MarshalJSON() ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteByte('{')
-	for i, k := range keys {
+	for i, k := range m.Keys() {
 		if i > 0 {
 			b.WriteByte(',')
 		}
