@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Runs Cairn and the Java reference broker in turn under the same load, on the same disk, in the same durability mode, and
+# prints each figure's median and Cairn's ratios.
+#   bench/compare.sh [ROUNDS]      3 rounds by default
+#   CASES="remoting-send pull"     only these cases
+#   BROKERS="cairn file rocksdb"   which brokers; file and rocksdb are the reference's two store modes
+#   DURABILITY=interval            interval (the reference's default, asynchronous flush) or sync (its SYNC_FLUSH)
+#   COUNT=200000 WORKERS=64        messages and senders of a case
+#   OUT=bench/out/results.json     where rows are kept
+# REFERENCE is the folder with the reference's up.sh and down.sh (default ../shared/reference); it needs a JDK and Maven.
+set -eu
+cd "$(dirname "$0")/.."
+rounds=${1:-3}
+REFERENCE=${REFERENCE:-../shared/reference}
+CASES=${CASES:-idle remoting-send pull e2e-paced grpc-send grpc-receive}
+BROKERS=${BROKERS:-cairn file rocksdb}
+DURABILITY=${DURABILITY:-interval}
+COUNT=${COUNT:-200000}
+WORKERS=${WORKERS:-64}
+OUT=${OUT:-bench/out/results-$DURABILITY.json}
+work=$(mktemp -d)
+mkdir -p "$(dirname "$OUT")"
+: > "$OUT"
+go build -o "$work/cairn" ./cmd/cairn
+export RMQ_HOME=${RMQ_HOME:-$work/rmq}
+pid= grpc=127.0.0.1:8081 ns=127.0.0.1:9876
+
+stop() {
+  if [ "${running:-}" = cairn ]; then kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null || true
+  elif [ -n "${running:-}" ]; then "$REFERENCE/down.sh" -9 >/dev/null 2>&1 || true; fi
+  running=
+}
+trap 'stop; rm -rf "$work"' EXIT
+
+begin() { # BROKER
+  running=$1
+  if [ "$1" = cairn ]; then
+    rm -rf "$work/data"
+    "$work/cairn" serve --data "$work/data" --advertise 127.0.0.1 --durability "$DURABILITY" --log-level warn 2>"$work/cairn.log" &
+    pid=$!
+    for _ in $(seq 200); do curl -sf http://127.0.0.1:9877/readyz >/dev/null 2>&1 && return 0; sleep 0.05; done
+    cat "$work/cairn.log" >&2; exit 1
+  fi
+  local flush=
+  [ "$DURABILITY" = sync ] && flush=flushDiskType=SYNC_FLUSH
+  FRESH=1 PROXY=local EXTRA="$flush" "$REFERENCE/up.sh" "$1" >&2
+  pid=$(cat "$RMQ_HOME/run/broker.pid")
+  "$REFERENCE/mqadmin.sh" updateTopic -n $ns -c DefaultCluster -t cairn-bench -r 8 -w 8 -a +message.type=NORMAL >/dev/null 2>&1
+  "$REFERENCE/mqadmin.sh" updateSubGroup -n $ns -c DefaultCluster -g bench-grpc >/dev/null 2>&1
+  sleep 2
+}
+
+row() { # CASE ARGS…: runs a measure and keeps its row
+  local name=$1; shift
+  echo "   $name" >&2
+  "$work/cairn" bench "$@" --pid "$pid" -o json > "$work/row.json" || { echo "   $name failed" >&2; return 0; }
+  printf '{"broker":"%s","case":"%s","result":%s}\n' "$running" "$name" "$(cat "$work/row.json")" >> "$OUT"
+}
+
+want() { case " $CASES " in *" $1 "*) return 0 ;; esac; return 1; }
+
+idle() { # resident memory of a broker that has done nothing yet
+  want idle || return 0
+  sleep 3
+  printf '{"broker":"%s","case":"idle","result":{"broker":{"resident_mib":%s}}}\n' "$running" \
+    "$(awk '/^VmRSS/{printf "%.1f", $2 / 1024}' "/proc/$pid/status")" >> "$OUT"
+}
+
+for round in $(seq "$rounds"); do
+  for b in $BROKERS; do
+    echo "== round $round, $b, durability $DURABILITY" >&2
+    begin "$b"
+    idle
+    # an unmeasured run first: the Java broker compiles itself meanwhile
+    "$work/cairn" bench produce -e $ns -w "$WORKERS" -m 50000 -o json >/dev/null
+    want remoting-send && row remoting-send produce -e $ns -w "$WORKERS" --conns 4 -m "$COUNT"
+    want pull && row pull consume -e $ns -w 8 --conns 2 -m "$COUNT"
+    want e2e-paced && row e2e-paced e2e -e $ns -w 16 -r 2000 -m 30000
+    if want grpc-send || want grpc-receive; then
+      "$work/cairn" bench produce -p grpc -e $grpc -w 16 -m 10000 -o json >/dev/null
+      row grpc-send produce -p grpc -e $grpc -w 16 --conns 2 -m $((COUNT / 4))
+    fi
+    want grpc-receive && row grpc-receive consume -p grpc -e $grpc -g bench-grpc -w 16 --conns 2 -m $((COUNT / 4))
+    stop
+  done
+done
+"$work/cairn" bench ratios "$OUT"
