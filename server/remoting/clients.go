@@ -1,0 +1,200 @@
+package remoting
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/cairnmq/cairn/broker"
+	"github.com/cairnmq/cairn/internal/body"
+	"github.com/cairnmq/cairn/internal/wire"
+)
+
+func init() {
+	serveInline(wire.HeartBeat, "HEART_BEAT", TierClient, heartbeat)
+	servePooled(wire.UnregisterClient, "UNREGISTER_CLIENT", TierClient, unregisterClient)
+	servePooled(wire.GetConsumerListByGroup, "GET_CONSUMER_LIST_BY_GROUP", TierClient, consumerList)
+	servePooled(wire.CheckClientConfig, "CHECK_CLIENT_CONFIG", TierClient, checkClientConfig)
+}
+
+// heartbeatData is HeartbeatData: who is at the other end of the connection.
+type heartbeatData struct {
+	ClientID    string         `json:"clientID"`
+	Consumers   []consumerData `json:"consumerDataSet"`
+	Producers   []producerData `json:"producerDataSet"`
+	Fingerprint int64          `json:"heartbeatFingerprint"` // not 0: the client knows heartbeats of the second version
+	WithoutSub  bool           `json:"withoutSub"`           // subscriptions are as in the last whole heartbeat
+}
+
+type producerData struct {
+	Group string `json:"groupName"`
+}
+
+type consumerData struct {
+	Group            string             `json:"groupName"`
+	ConsumeType      string             `json:"consumeType"`
+	MessageModel     string             `json:"messageModel"`
+	ConsumeFromWhere string             `json:"consumeFromWhere"`
+	Subscriptions    []subscriptionData `json:"subscriptionDataSet"`
+}
+
+// subscriptionData is SubscriptionData. Codes come as numbers or, from the Go client, as text.
+type subscriptionData struct {
+	Topic          string            `json:"topic"`
+	Expression     string            `json:"subString"`
+	ExpressionType string            `json:"expressionType"`
+	Version        int64             `json:"subVersion"`
+	Tags           []string          `json:"tagsSet"`
+	Codes          []json.RawMessage `json:"codeSet"`
+}
+
+func (s *subscriptionData) subscription() broker.Subscription {
+	sub := broker.Subscription{
+		Topic: s.Topic, Expression: s.Expression, ExpressionType: s.ExpressionType, Version: s.Version, Tags: s.Tags,
+	}
+	for _, raw := range s.Codes {
+		if n, err := strconv.ParseInt(strings.Trim(string(raw), `"`), 10, 32); err == nil {
+			sub.Codes = append(sub.Codes, int32(n))
+		}
+	}
+	return sub
+}
+
+func (c *consumerData) info() broker.ConsumerInfo {
+	info := broker.ConsumerInfo{ConsumeType: c.ConsumeType, MessageModel: c.MessageModel, FromWhere: c.ConsumeFromWhere}
+	for i := range c.Subscriptions {
+		info.Subscriptions = append(info.Subscriptions, c.Subscriptions[i].subscription())
+	}
+	return info
+}
+
+// heartbeat serves code 34. It is answered at once: consumers stall on a slow one. Only a group that has to be made first
+// takes it to the workers.
+func heartbeat(d *Door, s *session, req *wire.Command) {
+	var h heartbeatData
+	if err := body.Unmarshal(req.Body, &h); err != nil {
+		s.conn.Respond(req, d.errorReply(req, refuse(wire.SystemError, "heartbeat: %v", err)))
+		return
+	}
+	if h.ClientID == "" {
+		s.conn.Respond(req, d.errorReply(req, &wire.FieldError{Field: "clientID", Missing: true}))
+		return
+	}
+	missing := d.missingGroups(&h)
+	if len(missing) == 0 {
+		d.register(s, req, &h)
+		return
+	}
+	d.background(s, req, func(ctx context.Context) {
+		for _, group := range missing {
+			// A group that may not be made is registered all the same; its pulls say that there is no such group.
+			if _, err := d.broker.EnsureGroup(ctx, group); err != nil && broker.CodeOf(err) == broker.CodeInternal {
+				d.log.Warn().Err(err).Str("group", group).Msg("cannot make a consumer group on demand")
+			}
+		}
+		d.register(s, req, &h)
+	})
+}
+
+func (d *Door) missingGroups(h *heartbeatData) (missing []string) {
+	for i := range h.Consumers {
+		if _, err := d.broker.Group(h.Consumers[i].Group); err != nil {
+			missing = append(missing, h.Consumers[i].Group)
+		}
+	}
+	return missing
+}
+
+// register enters the clients of a heartbeat and answers it.
+func (d *Door) register(s *session, req *wire.Command, h *heartbeatData) {
+	clients := d.broker.Clients()
+	cl := &broker.Client{
+		ID: h.ClientID, Address: s.conn.Remote(), Language: req.Language.String(), Version: int32(req.Version), Protocol: "remoting",
+		Conn: s.conn, Notify: func(group string) { d.notifyIDsChanged(s, group) },
+	}
+	for _, p := range h.Producers {
+		clients.RegisterProducer(p.Group, cl)
+	}
+	whole := true
+	for i := range h.Consumers {
+		c := &h.Consumers[i]
+		key := consumerKey{h.ClientID, c.Group}
+		info := c.info()
+		if h.WithoutSub {
+			known := false
+			if info, known = s.remembered(key); !known {
+				whole = false // have it sent whole
+				continue
+			}
+		} else if h.Fingerprint != 0 {
+			s.remember(key, info)
+		}
+		clients.RegisterConsumer(c.Group, cl, info)
+	}
+	// A heartbeat may have been on its way when its connection ended: then nobody else forgets its clients.
+	if s.hasEnded() {
+		clients.CloseConn(s.conn)
+	}
+	resp := req.Reply(wire.Success, "")
+	resp.Fields.Add("IS_SUPPORT_HEART_BEAT_V2", "true")
+	resp.Fields.AddBool("IS_SUB_CHANGE", h.Fingerprint == 0 || !whole)
+	s.conn.Respond(req, resp)
+}
+
+// notifyIDsChanged tells a consumer that somebody joined or left its group.
+func (d *Door) notifyIDsChanged(s *session, group string) {
+	cmd := wire.NewRequest(wire.NotifyConsumerIDsChanged)
+	cmd.Fields.Add("consumerGroup", group)
+	if err := s.conn.OneWay(cmd); err != nil {
+		d.log.Debug().Err(err).Stringer("peer", s.conn.Remote()).Str("group", group).Msg("cannot notify a consumer")
+	}
+	cmd.Release()
+}
+
+// unregisterClient serves code 35.
+func unregisterClient(_ context.Context, d *Door, s *session, req, _ *wire.Command) error {
+	id, err := req.Fields.Need("clientID")
+	if err != nil {
+		return err
+	}
+	if g := req.Fields.Text("producerGroup"); g != "" {
+		d.broker.Clients().UnregisterProducer(g, id)
+	}
+	if g := req.Fields.Text("consumerGroup"); g != "" {
+		s.forget(consumerKey{id, g})
+		d.broker.Clients().UnregisterConsumer(g, id)
+	}
+	return nil
+}
+
+// consumerList serves code 38.
+func consumerList(_ context.Context, d *Door, _ *session, req, resp *wire.Command) (err error) {
+	group, err := req.Fields.Need("consumerGroup")
+	if err != nil {
+		return err
+	}
+	ids := d.broker.Clients().ConsumerIDs(group)
+	if len(ids) == 0 {
+		return refuse(wire.SystemError, "no consumer for this group, %s", group)
+	}
+	return jsonBody(resp, struct {
+		IDs []string `json:"consumerIdList"`
+	}{ids})
+}
+
+// checkClientConfig serves code 46: clients ask it before they start with an expression that is not a tag.
+func checkClientConfig(_ context.Context, _ *Door, s *session, req, _ *wire.Command) error {
+	var check struct {
+		Group        string           `json:"group"`
+		Subscription subscriptionData `json:"subscriptionData"`
+	}
+	if err := body.Unmarshal(req.Body, &check); err != nil {
+		return fmt.Errorf("request body: %w", err)
+	}
+	if kind := check.Subscription.ExpressionType; !isTag(kind) {
+		return refuse(wire.SubscriptionParseFailed, "filter expressions of type %s are not supported: only tags are", kind)
+	}
+	return nil
+}

@@ -1,0 +1,134 @@
+package remoting
+
+import (
+	"context"
+
+	"github.com/cairnmq/cairn/broker"
+	"github.com/cairnmq/cairn/internal/wire"
+	"github.com/cairnmq/cairn/store"
+)
+
+func init() {
+	servePooled(wire.QueryConsumerOffset, "QUERY_CONSUMER_OFFSET", TierClient, queryConsumerOffset)
+	serveInline(wire.UpdateConsumerOffset, "UPDATE_CONSUMER_OFFSET", TierClient, updateConsumerOffset)
+	servePooled(wire.SearchOffsetByTimestamp, "SEARCH_OFFSET_BY_TIMESTAMP", TierClient, searchOffset)
+	servePooled(wire.GetMaxOffset, "GET_MAX_OFFSET", TierClient, maxOffset)
+	servePooled(wire.GetMinOffset, "GET_MIN_OFFSET", TierClient, minOffset)
+	servePooled(wire.GetEarliestStoreTime, "GET_EARLIEST_MSG_STORETIME", TierClient, earliestStoreTime)
+}
+
+// queueOf reads the topic and queue of a request.
+func queueOf(req *wire.Command) (topic string, queue int32, err error) {
+	if topic, err = req.Fields.Need("topic"); err != nil {
+		return "", 0, err
+	}
+	queue, err = req.Fields.Int32("queueId")
+	return topic, queue, err
+}
+
+// queryConsumerOffset serves code 14. A group without an offset is told 0 while the queue still begins there, unless it
+// asks not to be.
+func queryConsumerOffset(_ context.Context, d *Door, _ *session, req, resp *wire.Command) error {
+	topic, queue, err := queueOf(req)
+	if err != nil {
+		return err
+	}
+	group, err := req.Fields.Need("consumerGroup")
+	if err != nil {
+		return err
+	}
+	zero, err := req.Fields.BoolOr("setZeroIfNotFound", true)
+	if err != nil {
+		return err
+	}
+	offset, err := d.broker.CommittedOffset(group, topic, queue, zero)
+	if err != nil {
+		return err
+	}
+	resp.Fields.AddInt("offset", offset)
+	return nil
+}
+
+// updateConsumerOffset serves code 15. One-way commits, the usual ones, are gathered; who waits for an answer gets it when
+// the commit is durable.
+func updateConsumerOffset(d *Door, s *session, req *wire.Command) {
+	group, c, err := commitOf(req)
+	switch {
+	case err != nil:
+		s.conn.Respond(req, d.errorReply(req, err))
+	case req.IsOneWay():
+		if err := d.broker.CommitOffsetAsync(group, c); err != nil {
+			d.log.Debug().Err(err).Str("group", group).Str("topic", c.Topic).Msg("one-way offset commit refused")
+		}
+		req.Release()
+	default:
+		d.background(s, req, func(ctx context.Context) {
+			d.runPooled(ctx, s, req, func(ctx context.Context, d *Door, _ *session, _, _ *wire.Command) error {
+				return d.broker.CommitOffsets(ctx, group, []broker.OffsetCommit{c})
+			})
+		})
+	}
+}
+
+func commitOf(req *wire.Command) (group string, c broker.OffsetCommit, err error) {
+	if group, err = req.Fields.Need("consumerGroup"); err != nil {
+		return "", c, err
+	}
+	if c.Topic, c.Queue, err = queueOf(req); err != nil {
+		return "", c, err
+	}
+	if c.Offset, err = req.Fields.Int64("commitOffset"); err == nil && c.Offset < 0 {
+		err = refuse(wire.InvalidParameter, "the offset to commit is %d", c.Offset)
+	}
+	return group, c, err
+}
+
+// searchOffset serves code 29.
+func searchOffset(_ context.Context, d *Door, _ *session, req, resp *wire.Command) error {
+	topic, queue, err := queueOf(req)
+	if err != nil {
+		return err
+	}
+	ms, err := req.Fields.Int64("timestamp")
+	if err != nil {
+		return err
+	}
+	boundary := store.Lower
+	if req.Fields.Text("boundaryType") == "UPPER" {
+		boundary = store.Upper
+	}
+	offset, err := d.broker.OffsetByTime(topic, queue, ms, boundary)
+	if err != nil {
+		return err
+	}
+	resp.Fields.AddInt("offset", offset)
+	return nil
+}
+
+// maxOffset serves code 30.
+func maxOffset(_ context.Context, d *Door, _ *session, req, resp *wire.Command) error {
+	return queueNumber(req, resp, "offset", d.broker.MaxOffset)
+}
+
+// minOffset serves code 31.
+func minOffset(_ context.Context, d *Door, _ *session, req, resp *wire.Command) error {
+	return queueNumber(req, resp, "offset", d.broker.MinOffset)
+}
+
+// earliestStoreTime serves code 32.
+func earliestStoreTime(_ context.Context, d *Door, _ *session, req, resp *wire.Command) error {
+	return queueNumber(req, resp, "timestamp", d.broker.EarliestStoreTime)
+}
+
+func queueNumber(req, resp *wire.Command, field string, ask func(topic string, queue int32) (int64, error)) error {
+	topic, queue, err := queueOf(req)
+	if err != nil {
+		return err
+	}
+	n, err := ask(topic, queue)
+	if err != nil {
+		return err
+	}
+	resp.Fields.AddInt(field, n)
+	return nil
+}

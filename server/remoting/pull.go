@@ -1,0 +1,233 @@
+package remoting
+
+import (
+	"context"
+	"time"
+
+	"github.com/cairnmq/cairn/broker"
+	"github.com/cairnmq/cairn/filter"
+	"github.com/cairnmq/cairn/internal/wire"
+)
+
+func init() {
+	serveInline(wire.PullMessage, "PULL_MESSAGE", TierClient, pull)
+	serveInline(wire.LitePullMessage, "LITE_PULL_MESSAGE", TierClient, pull)
+	const why = "remoting clients pull; POP is served over gRPC"
+	refuseCode(wire.PopMessage, "POP_MESSAGE", TierClient, why)
+	refuseCode(wire.AckMessage, "ACK_MESSAGE", TierClient, why)
+	refuseCode(wire.BatchAckMessage, "BATCH_ACK_MESSAGE", TierClient, why)
+	refuseCode(wire.PeekMessage, "PEEK_MESSAGE", TierAdmin, why)
+	refuseCode(wire.ChangeInvisibleTime, "CHANGE_MESSAGE_INVISIBLETIME", TierClient, why)
+	refuseCode(wire.Notification, "NOTIFICATION", TierClient, why)
+	refuseCode(wire.PollingInfo, "POLLING_INFO", TierAdmin, why)
+	// Java push consumers of 5.x that leave the balancing to the broker ask for this first, and balance themselves once
+	// they are told that there is no such request.
+	refuseCode(wire.QueryAssignment, "QUERY_ASSIGNMENT", TierClient, why)
+	refuseCode(wire.SetMessageRequestMode, "SET_MESSAGE_REQUEST_MODE", TierAdmin, why)
+}
+
+// Bits of a pull's sysFlag.
+const (
+	pullCommits      = 1 // commitOffset is to be committed
+	pullSuspends     = 2 // wait when there is nothing
+	pullSubscription = 4 // subscription and expressionType are in the header
+)
+
+const (
+	maxPullMessages = 1024
+	maxPullBytes    = 4 << 20
+	maxSuspend      = 2 * time.Minute
+	typeTag         = "TAG"
+)
+
+// heldPull is a pull whose answer may have to wait.
+type heldPull struct {
+	s      *session
+	d      *Door
+	req    *wire.Command
+	pull   broker.PullRequest
+	second bool // the group has been made on demand
+
+	// Guarded by the session's lock.
+	cancel   func()
+	answered bool
+}
+
+// pull serves codes 11 and 361.
+func pull(d *Door, s *session, req *wire.Command) {
+	h := &heldPull{s: s, d: d, req: req}
+	if err := h.read(); err != nil {
+		s.conn.Respond(req, d.errorReply(req, err))
+		return
+	}
+	h.start()
+}
+
+func (h *heldPull) start() {
+	cancel := h.d.broker.PullAsync(&h.pull, h.answer)
+	if h.pull.Suspend > 0 {
+		h.s.hold(h, cancel)
+	}
+}
+
+// read makes the broker's request of the header.
+func (h *heldPull) read() error {
+	f, p := h.req.Fields, &h.pull
+	var sysFlag, suspend int64
+	var err error
+	number := func(key string) (n int64) {
+		if err == nil {
+			n, err = f.Int64(key)
+		}
+		return n
+	}
+	p.QueueID = int32(number("queueId"))
+	p.Offset = number("queueOffset")
+	p.MaxMessages = int(min(number("maxMsgNums"), maxPullMessages))
+	sysFlag = number("sysFlag")
+	p.CommitOffset = number("commitOffset")
+	suspend = number("suspendTimeoutMillis")
+	if err != nil {
+		return err
+	}
+	if p.Group, err = f.Need("consumerGroup"); err != nil {
+		return err
+	}
+	if p.Topic, err = f.Need("topic"); err != nil {
+		return err
+	}
+	bytes, err := f.Int32Or("maxMsgBytes", 0)
+	if err != nil {
+		return err
+	}
+	if f.Text("liteTopic") != "" {
+		return refuse(wire.RequestCodeNotSupported, "lite topics are not supported")
+	}
+	if p.MaxMessages <= 0 {
+		return refuse(wire.InvalidParameter, "maxMsgNums is %d", p.MaxMessages)
+	}
+	if bytes > 0 {
+		p.MaxBytes = min(int(bytes), maxPullBytes)
+	}
+	if sysFlag&pullCommits == 0 {
+		p.CommitOffset = -1
+	}
+	if sysFlag&pullSuspends != 0 && suspend > 0 && !h.d.closing.Load() {
+		p.Suspend = min(time.Duration(suspend)*time.Millisecond, maxSuspend)
+	}
+	p.Filter, err = h.filter(sysFlag&pullSubscription != 0)
+	return err
+}
+
+// filter finds what the consumer wants: in the header, or in what its group said in heartbeats.
+func (h *heldPull) filter(inHeader bool) (*filter.Expr, error) {
+	if inHeader {
+		return h.expression(h.req.Fields.Text("expressionType"), h.req.Fields.Text("subscription"))
+	}
+	sub, ok := h.d.broker.Clients().Subscription(h.pull.Group, h.pull.Topic)
+	if !ok {
+		return nil, refuse(wire.SubscriptionNotExist, "the consumer's subscription of topic %s is not known: no heartbeat of group %s had it",
+			h.pull.Topic, h.pull.Group)
+	}
+	version, err := h.req.Fields.Int64Or("subVersion", 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.mayBroadcast(); err != nil {
+		return nil, err
+	}
+	if version > sub.Version && isTag(sub.ExpressionType) {
+		// The heartbeat with the newer subscription is still under way. Clients check tags themselves, so giving them
+		// everything is right whatever has changed, and better than having them wait for seconds.
+		return h.s.parse("*")
+	}
+	return h.expression(sub.ExpressionType, sub.Expression)
+}
+
+func isTag(expressionType string) bool { return expressionType == "" || expressionType == typeTag }
+
+func (h *heldPull) expression(kind, text string) (*filter.Expr, error) {
+	if !isTag(kind) {
+		return nil, refuse(wire.SubscriptionParseFailed, "filter expressions of type %s are not supported: only tags are", kind)
+	}
+	f, err := h.s.parse(text)
+	if err != nil {
+		return nil, refuse(wire.SubscriptionParseFailed, "parse the consumer's subscription failed: %v", err)
+	}
+	return f, nil
+}
+
+// mayBroadcast refuses broadcasting where the group does not allow it.
+func (h *heldPull) mayBroadcast() error {
+	g, err := h.d.broker.Group(h.pull.Group)
+	if err != nil || g.ConsumeBroadcastEnable {
+		return nil // a missing group is PullAsync's to refuse
+	}
+	if _, info, ok := h.d.broker.Clients().Consumers(h.pull.Group); ok && info.MessageModel == "BROADCASTING" {
+		return refuse(wire.NoPermission, "the consumer group[%s] can not consume by broadcast way", h.pull.Group)
+	}
+	return nil
+}
+
+// answer is the broker's callback.
+func (h *heldPull) answer(res *broker.PullResult, err error) {
+	if h.pull.Suspend > 0 {
+		h.s.unhold(h)
+	}
+	if broker.CodeOf(err) == broker.CodeGroupNotFound && !h.second {
+		h.again()
+		return
+	}
+	if err != nil {
+		h.s.conn.Respond(h.req, h.d.errorReply(h.req, err))
+		return
+	}
+	resp := h.req.Reply(pullCode(res, h.pull.Offset))
+	resp.Fields.Add("suggestWhichBrokerId", "0")
+	resp.Fields.AddInt("nextBeginOffset", res.NextOffset)
+	resp.Fields.AddInt("minOffset", res.Min)
+	resp.Fields.AddInt("maxOffset", res.Max)
+	if t, err := h.d.broker.Topic(h.pull.Topic); err == nil {
+		resp.Fields.AddInt("topicSysFlag", int64(t.SysFlag))
+	}
+	if g, err := h.d.broker.Group(h.pull.Group); err == nil {
+		resp.Fields.AddInt("groupSysFlag", int64(g.SysFlag))
+	}
+	if res.Buffer != nil {
+		resp.Body, resp.BodyDone = res.Buffer.B, res.Buffer.Release
+	}
+	h.s.conn.Respond(h.req, resp)
+}
+
+// again pulls once more, on a worker, when the group could be made on demand.
+func (h *heldPull) again() {
+	second := &heldPull{s: h.s, d: h.d, req: h.req, pull: h.pull, second: true}
+	h.d.background(h.s, h.req, func(ctx context.Context) {
+		if _, err := h.d.broker.EnsureGroup(ctx, h.pull.Group); err != nil {
+			h.s.conn.Respond(h.req, h.d.errorReply(h.req, err))
+			return
+		}
+		second.start()
+	})
+}
+
+// pullCode is the response code of a pull and its remark, the name of the reference's status.
+func pullCode(res *broker.PullResult, offset int64) (code int, remark string) {
+	switch res.Status {
+	case broker.PullFound:
+		return wire.Success, "FOUND"
+	case broker.PullNoMatch:
+		return wire.PullRetryImmediately, "NO_MATCHED_MESSAGE"
+	case broker.PullOffsetMoved:
+		if offset > res.Max {
+			return wire.PullOffsetMoved, "OFFSET_OVERFLOW_BADLY"
+		}
+		return wire.PullOffsetMoved, "OFFSET_TOO_SMALL"
+	case broker.PullNoNewMessage:
+		if res.Max == 0 {
+			return wire.PullNotFound, "NO_MESSAGE_IN_QUEUE"
+		}
+		return wire.PullNotFound, "OFFSET_OVERFLOW_ONE"
+	}
+	return wire.SystemError, "unknown status"
+}

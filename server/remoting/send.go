@@ -1,0 +1,191 @@
+package remoting
+
+import (
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cairnmq/cairn/broker"
+	"github.com/cairnmq/cairn/internal/wire"
+	"github.com/cairnmq/cairn/message"
+)
+
+func init() {
+	serveInline(wire.SendMessage, "SEND_MESSAGE", TierClient, send)
+	serveInline(wire.SendMessageV2, "SEND_MESSAGE_V2", TierClient, send)
+	serveInline(wire.SendBatchMessage, "SEND_BATCH_MESSAGE", TierClient, send)
+	const noTxn, noReply = "transactions come with a later release", "request and reply come with a later release"
+	refuseCode(wire.EndTransaction, "END_TRANSACTION", TierClient, noTxn)
+	refuseCode(wire.SendReplyMessage, "SEND_REPLY_MESSAGE", TierClient, noReply)
+	refuseCode(wire.SendReplyMessageV2, "SEND_REPLY_MESSAGE_V2", TierClient, noReply)
+	refuseCode(wire.RecallMessage, "RECALL_MESSAGE", TierClient, "timed messages come with a later release")
+}
+
+// regionID goes back with every send, as the trace of Java clients wants it.
+const regionID = "DefaultRegion"
+
+// sendOp is one send request under way. It is pooled, so that a send costs no allocation of its own.
+type sendOp struct {
+	d     *Door
+	s     *session
+	req   *wire.Command
+	send  broker.SendRequest
+	one   [1]message.Message
+	props []byte
+	batch bool
+	done  func([]broker.SendResult, error) // answer, made once
+	users atomic.Int32                     // send and answer: the later one gives the op back
+}
+
+var sendOps = sync.Pool{New: func() any {
+	op := &sendOp{}
+	op.done = op.answer
+	return op
+}}
+
+// send serves codes 10, 310 and 320. It runs on the reader goroutine; the answer comes from the broker's folder.
+func send(d *Door, s *session, req *wire.Command) {
+	op := sendOps.Get().(*sendOp)
+	op.d, op.s, op.req = d, s, req
+	op.users.Store(2)
+	if err := op.read(); err != nil {
+		op.answer(nil, err)
+	} else {
+		d.broker.SendAsync(&op.send, op.done)
+	}
+	op.release()
+}
+
+// read makes the broker's request of the header and the body. Both header forms may come with either code.
+func (op *sendOp) read() error {
+	m := &op.one[0]
+	*m = message.Message{}
+	op.batch = op.req.Code == wire.SendBatchMessage
+	if err := op.readFields(m); err != nil {
+		return err
+	}
+	if op.send.Topic == "" {
+		return &wire.FieldError{Field: "topic", Missing: true}
+	}
+	m.Topic, m.QueueID = op.send.Topic, op.send.QueueID
+	m.BornHost = op.s.conn.Remote()
+	m.Body, m.Properties = op.req.Body, op.props
+	if !op.batch {
+		op.send.Messages = op.one[:]
+		return nil
+	}
+	messages, err := message.DecodeBatch(op.req.Body)
+	if err != nil {
+		return refuse(wire.MessageIllegal, "batch: %v", err)
+	}
+	for i := range messages {
+		b := &messages[i]
+		b.Topic, b.QueueID, b.SysFlag, b.BornTimestamp, b.BornHost = m.Topic, m.QueueID, m.SysFlag, m.BornTimestamp, m.BornHost
+		b.ReconsumeTimes = m.ReconsumeTimes
+	}
+	op.send.Messages = messages
+	return nil
+}
+
+// readFields goes through the header once: looking a dozen keys up one by one would cost more.
+func (op *sendOp) readFields(m *message.Message) (err error) {
+	r := &op.send
+	seen := 0
+	for i := range op.req.Fields {
+		f := &op.req.Fields[i]
+		if f.Value == "" {
+			continue
+		}
+		switch f.Key {
+		case "a", "producerGroup":
+			r.ProducerGroup = f.Value
+		case "b", "topic":
+			r.Topic = f.Value
+		case "c", "defaultTopic":
+			r.DefaultTopic = f.Value
+		case "d", "defaultTopicQueueNums":
+			r.DefaultQueues, err = wire.ParseInt32("defaultTopicQueueNums", f.Value)
+		case "e", "queueId":
+			seen |= 1
+			r.QueueID, err = wire.ParseInt32("queueId", f.Value)
+		case "f", "sysFlag":
+			m.SysFlag, err = wire.ParseInt32("sysFlag", f.Value)
+		case "g", "bornTimestamp":
+			seen |= 2
+			m.BornTimestamp, err = wire.ParseInt64("bornTimestamp", f.Value)
+		case "h", "flag":
+			m.Flag, err = wire.ParseInt32("flag", f.Value)
+		case "i", "properties":
+			op.props = append(op.props[:0], f.Value...)
+		case "j", "reconsumeTimes":
+			m.ReconsumeTimes, err = wire.ParseInt32("reconsumeTimes", f.Value)
+		case "l", "maxReconsumeTimes":
+			r.MaxReconsume, err = wire.ParseInt32("maxReconsumeTimes", f.Value)
+		case "m", "batch":
+			var batch bool
+			batch, err = wire.ParseBool("batch", f.Value)
+			op.batch = op.batch || batch
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if seen&1 == 0 {
+		return &wire.FieldError{Field: "queueId", Missing: true}
+	}
+	if seen&2 == 0 {
+		return &wire.FieldError{Field: "bornTimestamp", Missing: true}
+	}
+	return nil
+}
+
+// answer is the broker's callback. It does not block.
+func (op *sendOp) answer(results []broker.SendResult, err error) {
+	req, conn := op.req, op.s.conn
+	var resp *wire.Command
+	switch {
+	case err != nil:
+		resp = op.d.errorReply(req, err)
+	case req.IsOneWay():
+		resp = req.Reply(wire.Success, "")
+	default:
+		resp = req.Reply(wire.Success, "")
+		first := &results[0]
+		id := first.OffsetID
+		if len(results) > 1 {
+			id = joinOffsetIDs(results)
+		} else {
+			resp.Fields.Add("transactionId", first.UniqueID)
+		}
+		resp.Fields.Add("msgId", id)
+		resp.Fields.AddInt("queueId", int64(first.QueueID))
+		resp.Fields.AddInt("queueOffset", first.QueueOffset)
+	}
+	resp.Fields.Add("MSG_REGION", regionID)
+	resp.Fields.Add("TRACE_ON", "true")
+	op.release()
+	conn.Respond(req, resp)
+}
+
+func joinOffsetIDs(results []broker.SendResult) string {
+	var b strings.Builder
+	b.Grow(len(results) * (len(results[0].OffsetID) + 1))
+	for i := range results {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(results[i].OffsetID)
+	}
+	return b.String()
+}
+
+func (op *sendOp) release() {
+	if op.users.Add(-1) > 0 {
+		return
+	}
+	op.d, op.s, op.req = nil, nil, nil
+	op.send = broker.SendRequest{}
+	op.one[0] = message.Message{}
+	op.props = op.props[:0]
+	sendOps.Put(op)
+}

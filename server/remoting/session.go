@@ -1,0 +1,122 @@
+package remoting
+
+import (
+	"sync"
+
+	"github.com/cairnmq/cairn/broker"
+	"github.com/cairnmq/cairn/filter"
+	"github.com/cairnmq/cairn/internal/wire"
+)
+
+// session is what the door knows of one connection.
+type session struct {
+	conn    *wire.Conn
+	filters map[string]*filter.Expr // parsed expressions; only the reader goroutine uses it
+
+	mu struct {
+		sync.Mutex
+		ended bool
+		held  map[*heldPull]struct{}
+		infos map[consumerKey]broker.ConsumerInfo // what the last whole heartbeats said
+	}
+}
+
+type consumerKey struct{ clientID, group string }
+
+const (
+	maxFilters = 256 // parsed expressions that a session keeps
+	maxInfos   = 4096
+)
+
+func newSession(_ *Door, c *wire.Conn) *session {
+	s := &session{conn: c, filters: map[string]*filter.Expr{}}
+	s.mu.held = map[*heldPull]struct{}{}
+	s.mu.infos = map[consumerKey]broker.ConsumerInfo{}
+	return s
+}
+
+// parse answers the parsed form of a tag expression.
+func (s *session) parse(expression string) (*filter.Expr, error) {
+	if f, ok := s.filters[expression]; ok {
+		return f, nil
+	}
+	f, err := filter.ParseTags(expression)
+	if err != nil {
+		return nil, err
+	}
+	if len(s.filters) >= maxFilters {
+		clear(s.filters)
+	}
+	s.filters[expression] = f
+	return f, nil
+}
+
+// hold notes a pull that may wait, so that the end of the connection calls it off.
+func (s *session) hold(h *heldPull, cancel func()) {
+	s.mu.Lock()
+	h.cancel = cancel
+	ended := s.mu.ended
+	if !h.answered && !ended {
+		s.mu.held[h] = struct{}{}
+	}
+	s.mu.Unlock()
+	if ended {
+		cancel()
+	}
+}
+
+// unhold is called when a pull has been answered, which may be before hold.
+func (s *session) unhold(h *heldPull) {
+	s.mu.Lock()
+	h.answered = true
+	delete(s.mu.held, h)
+	s.mu.Unlock()
+}
+
+// letGo ends the waiting of all held pulls.
+func (s *session) letGo() {
+	s.mu.Lock()
+	cancels := make([]func(), 0, len(s.mu.held))
+	for h := range s.mu.held {
+		cancels = append(cancels, h.cancel)
+	}
+	s.mu.Unlock()
+	for _, cancel := range cancels {
+		cancel()
+	}
+}
+
+func (s *session) hasEnded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.ended
+}
+
+func (s *session) end() {
+	s.mu.Lock()
+	s.mu.ended = true
+	s.mu.Unlock()
+	s.letGo()
+}
+
+// remember keeps what a consumer said in a whole heartbeat, for the short ones that follow.
+func (s *session) remember(k consumerKey, info broker.ConsumerInfo) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.mu.infos[k]; ok || len(s.mu.infos) < maxInfos {
+		s.mu.infos[k] = info
+	}
+}
+
+func (s *session) remembered(k consumerKey) (broker.ConsumerInfo, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	info, ok := s.mu.infos[k]
+	return info, ok
+}
+
+func (s *session) forget(k consumerKey) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.mu.infos, k)
+}

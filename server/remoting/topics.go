@@ -1,0 +1,102 @@
+package remoting
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/cairnmq/cairn/broker"
+	"github.com/cairnmq/cairn/catalog"
+	"github.com/cairnmq/cairn/internal/body"
+	"github.com/cairnmq/cairn/internal/wire"
+)
+
+func init() {
+	servePooled(wire.UpdateAndCreateTopic, "UPDATE_AND_CREATE_TOPIC", TierClient, putTopic)
+	servePooled(wire.DeleteTopicInBroker, "DELETE_TOPIC_IN_BROKER", TierAdmin, deleteTopic)
+	servePooled(wire.UpdateAndCreateGroup, "UPDATE_AND_CREATE_SUBSCRIPTIONGROUP", TierAdmin, putGroup)
+	servePooled(wire.DeleteGroup, "DELETE_SUBSCRIPTIONGROUP", TierAdmin, deleteGroup)
+}
+
+// putTopic serves code 17.
+func putTopic(ctx context.Context, d *Door, _ *session, req, _ *wire.Command) error {
+	f := req.Fields
+	t := catalog.Topic{Name: f.Text("topic"), TopicFilterType: f.Text("topicFilterType")}
+	var err error
+	number := func(key string, def int32) (n int32) {
+		if err == nil {
+			n, err = f.Int32Or(key, def)
+		}
+		return n
+	}
+	t.ReadQueues = number("readQueueNums", 0)
+	t.WriteQueues = number("writeQueueNums", 0)
+	t.Perm = number("perm", catalog.PermRead|catalog.PermWrite)
+	t.SysFlag = number("topicSysFlag", 0)
+	if err != nil {
+		return err
+	}
+	if t.Order, err = f.BoolOr("order", false); err != nil {
+		return err
+	}
+	if t.TopicFilterType == "" {
+		t.TopicFilterType = "SINGLE_TAG"
+	}
+	return d.broker.PutTopic(ctx, t, f.Text("attributes"))
+}
+
+// deleteTopic serves code 215.
+func deleteTopic(ctx context.Context, d *Door, _ *session, req, _ *wire.Command) error {
+	topic, err := req.Fields.Need("topic")
+	if err != nil {
+		return err
+	}
+	return gone(d.broker.DeleteTopic(ctx, topic), broker.CodeTopicNotFound)
+}
+
+// putGroup serves code 200. The body is a SubscriptionGroupConfig whose attribute keys have a + or - before them.
+func putGroup(ctx context.Context, d *Door, _ *session, req, _ *wire.Command) error {
+	g := catalog.DefaultGroup("")
+	if err := body.Unmarshal(req.Body, &g); err != nil {
+		return fmt.Errorf("request body: %w", err)
+	}
+	changes := make([]string, 0, len(g.Attributes))
+	for k, v := range g.Attributes {
+		if v != "" && !strings.HasPrefix(k, "-") {
+			k += "=" + v
+		}
+		changes = append(changes, k)
+	}
+	slices.Sort(changes)
+	g.Attributes = nil
+	return d.broker.PutGroup(ctx, g, strings.Join(changes, ","))
+}
+
+// deleteGroup serves code 207.
+func deleteGroup(ctx context.Context, d *Door, _ *session, req, _ *wire.Command) error {
+	group, err := req.Fields.Need("groupName")
+	if err != nil {
+		return err
+	}
+	clean, err := req.Fields.BoolOr("cleanOffset", false)
+	if err != nil {
+		return err
+	}
+	return gone(d.broker.DeleteGroup(ctx, group, clean), broker.CodeGroupNotFound)
+}
+
+// gone makes deleting what is not there a success, as tools that delete on every broker expect.
+func gone(err error, missing broker.Code) error {
+	if err != nil && broker.CodeOf(err) == missing {
+		return nil
+	}
+	return err
+}
+
+// jsonBody sets the body of a response to v in standard JSON.
+func jsonBody(resp *wire.Command, v any) (err error) {
+	resp.Body, err = json.Marshal(v)
+	return err
+}
