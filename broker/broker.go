@@ -1,327 +1,224 @@
 // Package broker is the verbs that every door calls: send, pull, pop, ack, extend, offsets, query, topics and groups; the
 // waiters of long polls; and the due loop, which owns the clock.
+//
+// Read broker.go first, then the file of the verb in question: send.go and sendop.go, sendback.go, pull.go and pullwait.go,
+// pop.go, offsets.go and reset.go, query.go, topics.go, groups.go, clients.go, locks.go; below them are changes.go (one change
+// of a name at a time), due.go, waiters.go, workers.go, meters.go and rates.go.
+//
+// Rules: a verb changes nothing but by a record in the log, and what it answers is applied. What is only in memory here
+// (clients, locks, waiters, counters) may be gone after a restart without a promise being broken. Nothing that the folder
+// goroutine or the due loop calls blocks. Every table and queue has a bound; over it the answer is CodeBusy.
 package broker
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/netip"
+	"runtime"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
 	"github.com/cairnmq/cairn/catalog"
-	"github.com/cairnmq/cairn/filter"
+	"github.com/cairnmq/cairn/commitlog"
 	"github.com/cairnmq/cairn/internal/clock"
-	"github.com/cairnmq/cairn/internal/record"
-	"github.com/cairnmq/cairn/kvindex"
-	"github.com/cairnmq/cairn/message"
 	"github.com/cairnmq/cairn/store"
 )
 
+const (
+	// maxWaiters bounds the long polls that wait.
+	maxWaiters = 200_000
+	// expireEvery is how often the store drops what is past its retention.
+	expireEvery = time.Minute
+
+	defaultQueues         = 8
+	defaultMaxMessageSize = 4 << 20
+)
+
+// Options of a broker.
 type Options struct {
-	ClusterName      string         // DefaultCluster
-	BrokerName       string         // broker-a
+	ClusterName      string         // default DefaultCluster
+	BrokerName       string         // default broker-a
 	Advertise        netip.AddrPort // Remoting address that clients are told
 	AdvertiseGRPC    netip.AddrPort
-	AutoCreateTopics bool  // default true
-	AutoCreateGroups bool  // default true
-	DefaultQueues    int32 // queues of a topic made on demand: 8
-	MaxMessageSize   int   // 4 MiB
-	Clock            clock.Clock
-	Logger           zerolog.Logger
-	Registerer       prometheus.Registerer
+	AutoCreateTopics bool                  // topics are made on demand
+	AutoCreateGroups bool                  // consumer groups are made on demand
+	DefaultQueues    int32                 // queues of a topic made on demand, default 8
+	MaxMessageSize   int                   // bytes of a body, default 4 MiB
+	Clock            clock.Clock           // default the machine's
+	Logger           zerolog.Logger        //
+	Registerer       prometheus.Registerer // nil: no metrics
 }
 
-type Broker struct{}
+func (o *Options) setDefaults() error {
+	if o.ClusterName == "" {
+		o.ClusterName = "DefaultCluster"
+	}
+	if o.BrokerName == "" {
+		o.BrokerName = "broker-a"
+	}
+	if o.DefaultQueues == 0 {
+		o.DefaultQueues = defaultQueues
+	}
+	if o.MaxMessageSize == 0 {
+		o.MaxMessageSize = defaultMaxMessageSize
+	}
+	if o.Clock == nil {
+		o.Clock = clock.System
+	}
+	for _, name := range []string{o.ClusterName, o.BrokerName} {
+		if err := catalog.ValidateTopicName(name); err != nil {
+			return fmt.Errorf("cluster and broker names are topics too: %w", err)
+		}
+	}
+	if o.DefaultQueues < 1 || o.DefaultQueues > maxQueues {
+		return fmt.Errorf("%d default queues are not within 1 to %d", o.DefaultQueues, maxQueues)
+	}
+	return nil
+}
 
-// New takes the store over (Close closes it). store.Options.OnApplied must be b.OnApplied: Open opens both.
+// Broker is the verbs over one store. Safe for concurrent use.
+type Broker struct {
+	opts    Options
+	mode    commitlog.Mode
+	store   *store.Store
+	catalog *catalog.Catalog // the store's
+	clock   clock.Clock
+	log     zerolog.Logger
+
+	due      *due
+	workers  *workers
+	waiters  *waiters
+	pulls    *pulls
+	changes  *changes
+	offsets  *offsets
+	clients  *Clients
+	locks    *queueLocks
+	rotation *rotation
+	rates    *rates
+	meters   *meters
+	metrics  *metrics
+
+	listeners struct {
+		sync.Mutex
+		f []func()
+	}
+
+	stop   context.CancelFunc // ends the upkeep
+	upkeep sync.WaitGroup
+	expiry chan struct{} // asks the upkeep to let the store expire
+	closed sync.Once
+}
+
+// Open opens the store and takes it over: Close closes it. storeOpts.OnApplied is set here; its clock and logger are the
+// broker's when it has none. The topics that every broker has are made at the first start.
 func Open(ctx context.Context, storeOpts store.Options, opts Options) (*Broker, error) {
-	panic("unbuilt")
+	if err := opts.setDefaults(); err != nil {
+		return nil, fmt.Errorf("open broker: %w", err)
+	}
+	b := &Broker{
+		opts: opts, mode: storeOpts.Mode, clock: opts.Clock, log: opts.Logger,
+		waiters: newWaiters(maxWaiters), pulls: newPulls(), changes: newChanges(), rotation: newRotation(),
+		locks: newQueueLocks(opts.Clock), rates: newRates(opts.Clock), expiry: make(chan struct{}, 1),
+	}
+	b.meters = newMeters(b.rates, b.isSystemTopic)
+	b.clients = newClients(opts.Clock, b.notifiesMembers)
+	storeOpts.OnApplied = b.waiters.arrived
+	if storeOpts.Clock == nil {
+		storeOpts.Clock = opts.Clock
+	}
+	s, err := store.Open(ctx, storeOpts)
+	if err != nil {
+		return nil, fmt.Errorf("open broker: %w", err)
+	}
+	b.store, b.catalog = s, s.Catalog
+	b.offsets = newOffsets(opts.Clock, s.Propose)
+	if err := b.makeStandingTopics(ctx); err != nil && CodeOf(err) != CodeReadOnly {
+		return nil, errors.Join(fmt.Errorf("open broker: %w", err), s.Close())
+	}
+	if opts.Registerer != nil {
+		b.metrics = newMetrics(b)
+		if err := opts.Registerer.Register(b.metrics); err != nil {
+			return nil, errors.Join(fmt.Errorf("open broker: register metrics: %w", err), s.Close())
+		}
+	}
+	b.start()
+	return b, nil
 }
 
-func (b *Broker) Close() error              { panic("unbuilt") }
-func (b *Broker) Options() Options          { panic("unbuilt") }
-func (b *Broker) Store() *store.Store       { panic("unbuilt") } // for tools and metrics; doors use verbs
-func (b *Broker) Catalog() *catalog.Catalog { panic("unbuilt") }
-
-// Code is why a verb refused, independent of the protocol. Doors map it to their own codes.
-type Code int
-
-const (
-	CodeInternal Code = iota
-	CodeBusy          // bounded resource is full, try again
-	CodeReadOnly      // disk full, or failed: not accepting writes
-	CodeTopicNotFound
-	CodeGroupNotFound
-	CodeTopicIllegal // bad name
-	CodeGroupIllegal
-	CodeNoPermission   // perm bits, system topic, consuming disabled
-	CodeMessageIllegal // body, properties, batch
-	CodeBodyTooLarge
-	CodePropertiesTooLarge
-	CodeParameter   // queue id or other parameter out of range
-	CodeUnsupported // part of a later stage: delay, transactions, FIFO, SQL filters
-	CodeInvalidHandle
-	CodeOffsetNotFound
-	CodeNotFound // no such message, client …
-	CodeClosing
-)
-
-// Error is what every verb returns for a refusal; other errors are internal.
-type Error struct {
-	Code    Code
-	Message string
-	Err     error // cause, may be nil
+// start begins what runs beside the verbs.
+func (b *Broker) start() {
+	b.due = newDue(b.clock)
+	b.workers = newWorkers(max(2, runtime.GOMAXPROCS(0)))
+	ctx, stop := context.WithCancel(context.Background())
+	b.stop = stop
+	b.upkeep.Go(func() { b.expireStore(ctx) })
+	b.due.every(sampleEvery, b.rates.sample)
+	b.due.every(clientScan, func() { b.clients.expire(); b.offsets.expire() })
+	b.due.every(lockExpiry, b.locks.expire)
+	b.due.every(commitEvery, func() { b.offsets.flush(nil) })
+	b.due.every(expireEvery, func() {
+		select {
+		case b.expiry <- struct{}{}:
+		default: // still at it
+		}
+	})
 }
 
-func (e *Error) Error() string { return e.Message }
-func (e *Error) Unwrap() error { return e.Err }
-
-// CodeOf is CodeInternal for errors that are not *Error.
-func CodeOf(err error) Code { panic("unbuilt") }
-
-// ---- sending ----
-
-// SendRequest is one or more messages for one topic and one queue. Topic, Flag, SysFlag, BornTimestamp, BornHost,
-// ReconsumeTimes, Body and Properties are the sender's; the broker adds UNIQ_KEY, CLUSTER, MSG_REGION, TRACE_ON when absent.
-type SendRequest struct {
-	ProducerGroup string
-	Topic         string
-	QueueID       int32 // −1: the broker chooses
-	Messages      []message.Message
-	// Template for creating the topic on demand (Remoting): the default topic's name and wanted queues; empty refuses.
-	DefaultTopic  string
-	DefaultQueues int32
-	MaxReconsume  int32 // of the consumer that resends to its retry topic; 0 when it said nothing
+// expireStore lets the store drop what is past its retention whenever the due loop asks for it.
+func (b *Broker) expireStore(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-b.expiry:
+		}
+		if err := b.store.Expire(ctx, b.clock.Now()); err != nil && ctx.Err() == nil {
+			b.log.Error().Err(err).Msg("expiry failed; it will be tried again")
+		}
+	}
 }
 
-// SendResult of one message.
-type SendResult struct {
-	OffsetID    string // offset message id
-	UniqueID    string
-	QueueID     int32
-	QueueOffset int64
-	Position    record.Position
-	StoreTime   int64
+// Close ends what waits with CodeClosing, writes down the offsets that were committed one-way, and closes the store. What was
+// proposed before is still applied. Later calls do nothing.
+func (b *Broker) Close() (err error) {
+	b.closed.Do(func() {
+		b.pulls.close()
+		b.stop()
+		b.upkeep.Wait()
+		b.due.close()
+		b.workers.close()
+		_, flushed := await(context.Background(), func(done func(struct{}, error)) {
+			b.offsets.flush(func(err error) { done(struct{}{}, err) })
+		})
+		if flushed != nil {
+			flushed = fmt.Errorf("write committed offsets: %w", flushed)
+		}
+		if b.metrics != nil {
+			b.opts.Registerer.Unregister(b.metrics)
+		}
+		err = errors.Join(flushed, b.store.Close())
+	})
+	return err
 }
 
-// SendAsync checks and proposes; done is called exactly once, from the folder goroutine or before SendAsync returns: it must
-// not block. The request's byte slices may be reused after SendAsync returns (it copies).
-func (b *Broker) SendAsync(req *SendRequest, done func([]SendResult, error)) { panic("unbuilt") }
+// Options answers the options with their defaults.
+func (b *Broker) Options() Options { return b.opts }
 
-// Send waits.
-func (b *Broker) Send(ctx context.Context, req *SendRequest) ([]SendResult, error) { panic("unbuilt") }
+// Store is for tools and metrics; doors use verbs.
+func (b *Broker) Store() *store.Store { return b.store }
 
-// SendBack is CONSUMER_SEND_MSG_BACK: the message goes to %RETRY%group after the level's delay, or to %DLQ%group.
-type SendBackRequest struct {
-	Group        string
-	OriginTopic  string
-	Position     record.Position // physical offset of the message
-	OriginID     string
-	DelayLevel   int32 // 0 broker decides, <0 dead letter, 1..18
-	MaxReconsume int32 // −1: group's
+// Catalog answers what exists.
+func (b *Broker) Catalog() *catalog.Catalog { return b.catalog }
+
+// Clients is the table of connected producers and consumers.
+func (b *Broker) Clients() *Clients { return b.clients }
+
+// notifiesMembers says whether the members of a group want to hear of each other.
+func (b *Broker) notifiesMembers(group string) bool {
+	g, err := b.catalog.Group(group)
+	return err != nil || g.NotifyIDsChanged
 }
-
-func (b *Broker) SendBack(ctx context.Context, req *SendBackRequest) error { panic("unbuilt") }
-
-// ---- pulling ----
-
-type PullStatus int
-
-const (
-	PullFound        PullStatus = iota
-	PullNoNewMessage            // at the end
-	PullNoMatch                 // skipped some, NextOffset moved on
-	PullOffsetMoved             // out of range, NextOffset is the correction
-)
-
-type PullRequest struct {
-	Group, Topic string
-	QueueID      int32
-	Offset       int64
-	MaxMessages  int
-	MaxBytes     int // 0: 256 KiB
-	Filter       *filter.Expr
-	// Suspend > 0 holds the request that long when there is nothing new.
-	Suspend time.Duration
-	// CommitOffset ≥ 0 is committed for the group along the way.
-	CommitOffset int64
-}
-
-// PullResult: Buffer holds the stored layouts (Ends: end of each); the receiver releases it. Nil unless PullFound.
-type PullResult struct {
-	Status               PullStatus
-	NextOffset, Min, Max int64
-	Buffer               *store.Buffer
-	Ends                 []int
-	LastStoreTime        int64
-}
-
-// PullAsync calls done exactly once: at once, or from another goroutine when the wait ends. cancel ends the wait early
-// (done is then called with PullNoNewMessage unless it already was).
-func (b *Broker) PullAsync(req *PullRequest, done func(*PullResult, error)) (cancel func()) {
-	panic("unbuilt")
-}
-func (b *Broker) Pull(ctx context.Context, req *PullRequest) (*PullResult, error) { panic("unbuilt") }
-
-// ---- offsets ----
-
-func (b *Broker) MinOffset(topic string, queue int32) (int64, error) { panic("unbuilt") }
-func (b *Broker) MaxOffset(topic string, queue int32) (int64, error) { panic("unbuilt") }
-func (b *Broker) OffsetByTime(topic string, queue int32, ms int64, boundary store.Boundary) (int64, error) {
-	panic("unbuilt")
-}
-func (b *Broker) EarliestStoreTime(topic string, queue int32) (int64, error) { panic("unbuilt") }
-
-// CommittedOffset: CodeOffsetNotFound when the group has none and the queue no longer begins at 0; 0 for a young queue
-// (setZero false always says not found).
-func (b *Broker) CommittedOffset(group, topic string, queue int32, zeroIfYoung bool) (int64, error) {
-	panic("unbuilt")
-}
-
-// CommitOffsets is durable when it returns; CommitOffsetAsync (one-way commits) gathers and commits within a second.
-type OffsetCommit struct {
-	Topic  string
-	Queue  int32
-	Offset int64
-}
-
-func (b *Broker) CommitOffsets(ctx context.Context, group string, commits []OffsetCommit) error {
-	panic("unbuilt")
-}
-func (b *Broker) CommitOffsetAsync(group string, c OffsetCommit) error { panic("unbuilt") }
-
-// ResetOffsets moves a group (offset ≥ 0: there; else by time in ms, −1 = to the end) and answers the new offsets by queue.
-// queue −1 = all. Connected Remoting consumers get it with their next pull.
-func (b *Broker) ResetOffsets(ctx context.Context, group, topic string, queue int32, offset, ms int64, force bool) (map[int32]int64, error) {
-	panic("unbuilt")
-}
-
-// GroupOffset is where a group stands in one queue.
-type GroupOffset struct {
-	Topic           string
-	Queue           int32
-	BrokerOffset    int64 // max
-	Committed, Next int64
-	LastStoreTime   int64 // of the last consumed message
-}
-
-func (b *Broker) GroupOffsets(group, topic string) ([]GroupOffset, error) { panic("unbuilt") } // topic "" = all
-func (b *Broker) GroupsOfTopic(topic string) ([]string, error)            { panic("unbuilt") }
-
-// ---- queries ----
-
-func (b *Broker) QueryByKey(topic, key string, begin, end int64, max int, buf *store.Buffer) ([]int, error) {
-	panic("unbuilt")
-}
-func (b *Broker) QueryByUniqueID(topic, id string, begin, end int64, max int, buf *store.Buffer) ([]int, error) {
-	panic("unbuilt")
-}
-func (b *Broker) MessageByPosition(topic string, pos record.Position, buf *store.Buffer) ([]byte, error) {
-	panic("unbuilt")
-}
-
-type QueueStats struct {
-	Queue                   int32
-	Min, Max, LastStoreTime int64
-}
-
-func (b *Broker) TopicStats(topic string) ([]QueueStats, error) { panic("unbuilt") } // one per queue of max(read, write)
-
-// ---- topics, groups, KV ----
-
-func (b *Broker) PutTopic(ctx context.Context, t catalog.Topic, attributes string) error {
-	panic("unbuilt")
-}                                                                    // attributes `+k=v,-k`; "" keeps
-func (b *Broker) DeleteTopic(ctx context.Context, name string) error { panic("unbuilt") }
-func (b *Broker) Topic(name string) (*catalog.Topic, error)          { panic("unbuilt") }
-func (b *Broker) EnsureTopic(ctx context.Context, name string, queues int32) (*catalog.Topic, error) {
-	panic("unbuilt")
-} // made on demand when allowed
-func (b *Broker) PutGroup(ctx context.Context, g catalog.Group, attributes string) error {
-	panic("unbuilt")
-}
-func (b *Broker) DeleteGroup(ctx context.Context, name string, cleanOffsets bool) error {
-	panic("unbuilt")
-}
-func (b *Broker) Group(name string) (*catalog.Group, error) { panic("unbuilt") }
-func (b *Broker) EnsureGroup(ctx context.Context, name string) (*catalog.Group, error) {
-	panic("unbuilt")
-}                                                                               // made on demand when allowed
-func (b *Broker) PutKV(ctx context.Context, namespace, key, value string) error { panic("unbuilt") }
-func (b *Broker) DeleteKV(ctx context.Context, namespace, key string) error     { panic("unbuilt") }
-
-// OnTopicsChanged registers f, called (not blocking) after topics or groups changed; for registering at name servers.
-func (b *Broker) OnTopicsChanged(f func()) { panic("unbuilt") }
-
-// ---- clients: who is connected, for both doors ----
-
-// Client is a connected producer or consumer. The door owns the connection.
-type Client struct {
-	ID       string
-	Address  netip.AddrPort
-	Language string
-	Version  int32
-	// Notify tells a consumer that the members of its group changed; must not block. May be nil.
-	Notify func(group string)
-	// Conn is the door's own handle for commands to the client.
-	Conn any
-}
-
-type Subscription struct {
-	Topic, Expression, ExpressionType string
-	Version                           int64
-	Tags                              []string
-	Codes                             []int32
-}
-
-type ConsumerInfo struct {
-	ConsumeType, MessageModel, FromWhere string
-	Subscriptions                        []Subscription
-}
-
-// Clients is the table of producers and consumers. Safe for concurrent use. Entries expire after 120 s without a heartbeat.
-type Clients struct{}
-
-func (b *Broker) Clients() *Clients { panic("unbuilt") }
-
-func (c *Clients) RegisterProducer(group string, cl *Client) { panic("unbuilt") }
-func (c *Clients) RegisterConsumer(group string, cl *Client, info ConsumerInfo) (changed bool) {
-	panic("unbuilt")
-}
-func (c *Clients) UnregisterProducer(group, clientID string) { panic("unbuilt") }
-func (c *Clients) UnregisterConsumer(group, clientID string) { panic("unbuilt") }
-func (c *Clients) CloseConn(conn any)                        { panic("unbuilt") } // forget all clients of a connection
-func (c *Clients) ConsumerIDs(group string) []string         { panic("unbuilt") }
-func (c *Clients) Consumers(group string) (clients []*Client, info ConsumerInfo, ok bool) {
-	panic("unbuilt")
-}
-func (c *Clients) Producers(group string) []*Client                      { panic("unbuilt") }
-func (c *Clients) ProducerGroups() []string                              { panic("unbuilt") }
-func (c *Clients) ConsumerGroups() []string                              { panic("unbuilt") }
-func (c *Clients) Subscription(group, topic string) (Subscription, bool) { panic("unbuilt") }
-
-// Locks of queues for orderly Remoting consumers (LOCK_BATCH_MQ): owner per group+topic+queue, expires after 60 s.
-type QueueRef struct {
-	Topic string
-	Queue int32
-}
-
-func (b *Broker) LockQueues(group, clientID string, queues []QueueRef) (locked []QueueRef) {
-	panic("unbuilt")
-}
-func (b *Broker) UnlockQueues(group, clientID string, queues []QueueRef) { panic("unbuilt") }
-
-// Rates for the runtime info and stats codes.
-type Rates struct {
-	PutTPS, GetTPS     [3]float64 // 10 s, 1 min, 10 min
-	PutTotal, GetTotal int64
-	PutBytes, GetBytes int64
-	PutMaxLatency      time.Duration
-	Boot               time.Time
-}
-
-func (b *Broker) Rates() Rates { panic("unbuilt") }
-
-var _ = kvindex.ID(0)

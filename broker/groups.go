@@ -1,0 +1,104 @@
+package broker
+
+import (
+	"context"
+	"errors"
+
+	"github.com/cairnmq/cairn/catalog"
+	"github.com/cairnmq/cairn/internal/record"
+)
+
+// Group answers a group's configuration, which is shared and must not be changed. CodeGroupNotFound.
+func (b *Broker) Group(name string) (*catalog.Group, error) {
+	g, err := b.catalog.Group(name)
+	if err != nil {
+		return nil, groupError(err, name)
+	}
+	return g, nil
+}
+
+func groupError(err error, name string) error {
+	if errors.Is(err, catalog.ErrGroupNotFound) {
+		return &Error{Code: CodeGroupNotFound, Message: "consumer group " + name + " does not exist", Err: err}
+	}
+	return verbError(err, "look up group "+name)
+}
+
+// mayMakeGroup says whether a group that is not there is made on demand, or why not. The system's own groups always are.
+func (b *Broker) mayMakeGroup(name string) error {
+	if !b.opts.AutoCreateGroups && !catalog.IsSystemGroup(name) {
+		return refuse(CodeGroupNotFound, "consumer group %s does not exist", name)
+	}
+	return checkGroupName(name)
+}
+
+func checkGroupName(name string) error {
+	if err := catalog.ValidateGroupName(name); err != nil {
+		return &Error{Code: CodeGroupIllegal, Message: err.Error(), Err: err}
+	}
+	return nil
+}
+
+// EnsureGroup answers the group, and makes it, together with its retry topic, when it is not there and groups may be made on
+// demand. CodeGroupNotFound when they may not, CodeGroupIllegal for a bad name.
+func (b *Broker) EnsureGroup(ctx context.Context, name string) (*catalog.Group, error) {
+	g, err := b.Group(name)
+	if CodeOf(err) != CodeGroupNotFound {
+		return g, err
+	}
+	if err := b.mayMakeGroup(name); err != nil {
+		return nil, err
+	}
+	type made struct {
+		g   *catalog.Group
+		err error
+	}
+	over := make(chan made, 1)
+	b.ensureGroup(name, 0, func(g *catalog.Group, err error) { over <- made{g, err} })
+	select {
+	case m := <-over:
+		return m.g, m.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// PutGroup creates a group, with its retry topic, or replaces its configuration. attributes is `+k=v,-k`; what it does not
+// name stays as it is, "" keeps all (g.Attributes, g.ID and g.Created are ignored). CodeGroupIllegal, CodeParameter.
+func (b *Broker) PutGroup(ctx context.Context, g catalog.Group, attributes string) error {
+	if err := checkGroupName(g.Name); err != nil {
+		return err
+	}
+	switch {
+	case g.RetryQueueNums < 0 || g.RetryQueueNums > maxQueues:
+		return refuse(CodeParameter, "group %s: %d retry queues are not within 0 to %d", g.Name, g.RetryQueueNums, maxQueues)
+	case g.RetryMaxTimes < -1:
+		return refuse(CodeParameter, "group %s: %d retries", g.Name, g.RetryMaxTimes)
+	}
+	doing := "put group " + g.Name
+	return b.change(ctx, groupKey(g.Name), doing, func() ([]record.Record, error) {
+		old, err := b.catalog.Group(g.Name)
+		g.Attributes = nil
+		switch {
+		case err == nil:
+			g.Attributes = old.Attributes
+		case !errors.Is(err, catalog.ErrGroupNotFound):
+			return nil, err
+		}
+		if g.Attributes, err = catalog.ApplyGroupAttributes(g.Attributes, attributes, old == nil); err != nil {
+			return nil, err
+		}
+		return b.groupRecords(g), nil
+	})
+}
+
+// DeleteGroup deletes a group; its offsets go with it when cleanOffsets is set. CodeGroupNotFound.
+func (b *Broker) DeleteGroup(ctx context.Context, name string, cleanOffsets bool) error {
+	return b.change(ctx, groupKey(name), "delete group "+name, func() ([]record.Record, error) {
+		g, err := b.Group(name)
+		if err != nil {
+			return nil, err
+		}
+		return []record.Record{b.catalog.DeleteGroup(g, cleanOffsets)}, nil
+	})
+}

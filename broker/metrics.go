@@ -1,0 +1,224 @@
+package broker
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/cairnmq/cairn/catalog"
+	"github.com/cairnmq/cairn/commitlog"
+	"github.com/cairnmq/cairn/kvindex"
+	"github.com/cairnmq/cairn/pop"
+)
+
+// maxLagRows is how many places of groups one scrape looks at, so that many groups cannot make it slow.
+const maxLagRows = 20_000
+
+// metrics hands the broker's counters and gauges to Prometheus, under the names that RocketMQ's OpenTelemetry metrics have
+// where there is one. Nothing is kept for it: each scrape reads.
+type metrics struct {
+	b *Broker
+
+	messagesIn, throughputIn, messageSize    *prometheus.Desc
+	messagesOut, throughputOut, toDLQ        *prometheus.Desc
+	topics, groups, permission               *prometheus.Desc
+	producers, consumers                     *prometheus.Desc
+	lag, ready, inFlight                     *prometheus.Desc
+	storageSize, flushBehind, dispatchBehind *prometheus.Desc
+	waitingPulls, durability                 *prometheus.Desc
+}
+
+func newMetrics(b *Broker) *metrics {
+	constant := prometheus.Labels{"cluster": b.opts.ClusterName, "node_type": "broker", "node_id": b.opts.BrokerName}
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(name, help, labels, constant)
+	}
+	in := []string{"topic", "message_type", "is_system"}
+	out := []string{"topic", "consumer_group", "is_retry", "is_system"}
+	place := []string{"consumer_group", "topic", "is_retry", "is_system"}
+	storage := []string{"storage_type", "storage_medium"}
+	return &metrics{
+		b:             b,
+		messagesIn:    desc("rocketmq_messages_in_total", "Messages stored.", in...),
+		throughputIn:  desc("rocketmq_throughput_in_total", "Bytes of messages stored.", in...),
+		messageSize:   desc("rocketmq_message_size", "Sizes of messages stored, in bytes.", in...),
+		messagesOut:   desc("rocketmq_messages_out_total", "Messages handed out.", out...),
+		throughputOut: desc("rocketmq_throughput_out_total", "Bytes of messages handed out.", out...),
+		toDLQ: desc("rocketmq_send_to_dlq_messages_total", "Messages that went to a dead-letter topic.",
+			"consumer_group", "topic", "is_system"),
+		topics:     desc("rocketmq_topic_number", "Topics."),
+		groups:     desc("rocketmq_consumer_group_number", "Consumer groups."),
+		permission: desc("rocketmq_broker_permission", "4 readable, 6 readable and writable."),
+		producers:  desc("rocketmq_producer_connections", "Connected producers.", "language", "version", "protocol_type"),
+		consumers: desc("rocketmq_consumer_connections", "Connected consumers.", "consumer_group", "language", "version",
+			"consume_mode", "protocol_type", "is_system"),
+		lag:            desc("rocketmq_consumer_lag_messages", "Messages not yet consumed: ready and in flight.", place...),
+		ready:          desc("rocketmq_consumer_ready_messages", "Messages that can be handed out now.", place...),
+		inFlight:       desc("rocketmq_consumer_inflight_messages", "Messages handed out and not acknowledged.", place...),
+		storageSize:    desc("rocketmq_storage_size", "Bytes on disk: log and index.", storage...),
+		flushBehind:    desc("rocketmq_storage_flush_behind_bytes", "Bytes of the log that are not synced yet.", storage...),
+		dispatchBehind: desc("rocketmq_storage_dispatch_behind_bytes", "Bytes of the log that are not applied yet.", storage...),
+		waitingPulls:   desc("cairn_waiting_pulls", "Long polls of pull consumers that wait."),
+		durability:     desc("cairn_durability_mode", "1 for the mode in force.", "mode"),
+	}
+}
+
+// Describe sends all descriptions.
+func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		m.messagesIn, m.throughputIn, m.messageSize, m.messagesOut, m.throughputOut, m.toDLQ, m.topics, m.groups, m.permission,
+		m.producers, m.consumers, m.lag, m.ready, m.inFlight, m.storageSize, m.flushBehind, m.dispatchBehind, m.waitingPulls,
+		m.durability,
+	} {
+		ch <- d
+	}
+}
+
+// Collect reads everything once.
+func (m *metrics) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	m.b.meters.forget(m.b.store)
+	m.collectIn(ch)
+	m.collectOut(ch)
+	m.collectClients(gauge)
+	m.collectLag(gauge)
+
+	topics, groups := m.b.catalog.Counts()
+	gauge(m.topics, float64(topics))
+	gauge(m.groups, float64(groups))
+	permission := catalog.PermRead
+	if m.b.store.Health() == nil {
+		permission |= catalog.PermWrite
+	}
+	gauge(m.permission, float64(permission))
+	s := m.b.store.Stats()
+	gauge(m.storageSize, float64(s.LogBytes+s.IndexBytes), "local", "disk")
+	gauge(m.flushBehind, float64(max(s.LogCommitted-s.LogDurable, 0)), "local", "disk")
+	gauge(m.dispatchBehind, float64(max(s.LogCommitted-s.Applied, 0)), "local", "disk")
+	gauge(m.waitingPulls, float64(m.b.pulls.count()))
+	gauge(m.durability, 1, modeName(m.b.mode))
+}
+
+func modeName(mode commitlog.Mode) string {
+	switch mode {
+	case commitlog.ModeInterval:
+		return "interval"
+	case commitlog.ModeOS:
+		return "os"
+	}
+	return "sync"
+}
+
+func counter(ch chan<- prometheus.Metric, d *prometheus.Desc, v int64, labels ...string) {
+	ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+}
+
+func (m *metrics) collectIn(ch chan<- prometheus.Metric) {
+	m.b.meters.topics.each(func(t *topicMeter) {
+		for kind := range t.kinds {
+			in := &t.kinds[kind]
+			messages := in.messages.Load()
+			if messages == 0 {
+				continue
+			}
+			labels := []string{t.topic, kindNames[kind], strconv.FormatBool(t.system)}
+			counter(ch, m.messagesIn, messages, labels...)
+			counter(ch, m.throughputIn, in.bytes.Load(), labels...)
+			buckets, below := map[float64]uint64{}, uint64(0)
+			for i, bound := range sizeBounds {
+				below += uint64(in.sizes[i].Load())
+				buckets[float64(bound)] = below
+			}
+			all := below + uint64(in.sizes[len(sizeBounds)].Load())
+			ch <- prometheus.MustNewConstHistogram(m.messageSize, all, float64(in.bytes.Load()), buckets, labels...)
+		}
+	})
+}
+
+func (m *metrics) collectOut(ch chan<- prometheus.Metric) {
+	m.b.meters.outs.each(func(o *outMeter) {
+		if messages := o.messages.Load(); messages > 0 {
+			labels := []string{o.topic, o.group, strconv.FormatBool(o.retry), strconv.FormatBool(o.system)}
+			counter(ch, m.messagesOut, messages, labels...)
+			counter(ch, m.throughputOut, o.bytes.Load(), labels...)
+		}
+	})
+	m.b.meters.dead.each(func(d *deadMeter) {
+		if messages := d.messages.Load(); messages > 0 {
+			counter(ch, m.toDLQ, messages, d.group, d.topic, strconv.FormatBool(d.system))
+		}
+	})
+}
+
+// clientKey is what clients are counted by; group and mode are empty for producers.
+type clientKey struct{ group, language, version, mode, protocol string }
+
+func (m *metrics) collectClients(gauge func(*prometheus.Desc, float64, ...string)) {
+	producers, consumers := map[clientKey]int{}, map[clientKey]int{}
+	m.b.clients.each(func(group string, consumer bool, info *ConsumerInfo, cl *Client) {
+		key := clientKey{language: cl.Language, version: strconv.Itoa(int(cl.Version)), protocol: cl.Protocol}
+		counts := producers
+		if consumer {
+			key.group, key.mode, counts = group, info.ConsumeType, consumers
+		}
+		if _, known := counts[key]; !known && len(counts) >= maxSeries {
+			key = clientKey{otherName, otherName, otherName, otherName, otherName}
+		}
+		counts[key]++
+	})
+	for key, n := range producers {
+		gauge(m.producers, float64(n), key.language, key.version, key.protocol)
+	}
+	for key, n := range consumers {
+		gauge(m.consumers, float64(n), key.group, key.language, key.version, key.mode, key.protocol,
+			strconv.FormatBool(catalog.IsSystemGroup(key.group)))
+	}
+}
+
+// collectLag tells where groups stand, for the first maxSeries pairs of group and topic.
+func (m *metrics) collectLag(gauge func(*prometheus.Desc, float64, ...string)) {
+	rows, pairs := 0, 0
+	err := m.b.catalog.EachGroup(func(g *catalog.Group) bool {
+		topics := map[kvindex.ID]struct{}{}
+		err := m.b.store.Pop.EachCursor(g.ID, 0, func(topic kvindex.ID, _ int32, _ pop.Cursor) bool {
+			topics[topic] = struct{}{}
+			rows++
+			return rows < maxLagRows
+		})
+		if err != nil {
+			m.b.log.Warn().Err(err).Str("group", g.Name).Msg("metrics: cannot read where the group stands")
+		}
+		for _, id := range slices.Sorted(maps.Keys(topics)) {
+			if pairs < maxSeries && m.collectLagOf(gauge, g, id) {
+				pairs++
+			}
+		}
+		return rows < maxLagRows && pairs < maxSeries
+	})
+	if err != nil {
+		m.b.log.Warn().Err(err).Msg("metrics: cannot list consumer groups")
+	}
+}
+
+func (m *metrics) collectLagOf(gauge func(*prometheus.Desc, float64, ...string), g *catalog.Group, topic kvindex.ID) bool {
+	t, err := m.b.catalog.TopicByID(topic)
+	if err != nil {
+		return false // deleted meanwhile
+	}
+	c, err := m.b.GroupCounters(g.Name, t.Name)
+	if err != nil {
+		return false
+	}
+	labels := []string{
+		g.Name, t.Name, strconv.FormatBool(isRetry(t.Name)),
+		strconv.FormatBool(m.b.isSystemTopic(t.Name) || catalog.IsSystemGroup(g.Name)),
+	}
+	gauge(m.lag, float64(c.Ready+c.InFlight), labels...)
+	gauge(m.ready, float64(c.Ready), labels...)
+	gauge(m.inFlight, float64(c.InFlight), labels...)
+	return true
+}

@@ -1,0 +1,231 @@
+package broker
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/cairnmq/cairn/catalog"
+	"github.com/cairnmq/cairn/internal/record"
+	"github.com/cairnmq/cairn/message"
+)
+
+// SendRequest is one or more messages for one topic and one queue. Topic, Flag, SysFlag, BornTimestamp, BornHost,
+// ReconsumeTimes, Body and Properties are the sender's; the broker adds UNIQ_KEY, CLUSTER, MSG_REGION, TRACE_ON when absent.
+type SendRequest struct {
+	ProducerGroup string
+	Topic         string
+	QueueID       int32 // −1: the broker chooses
+	Messages      []message.Message
+	// Template for creating the topic on demand (Remoting): the default topic's name and wanted queues; empty refuses.
+	DefaultTopic  string
+	DefaultQueues int32
+	MaxReconsume  int32 // of the consumer that resends to its retry topic; 0 when it said nothing
+}
+
+// SendResult of one message.
+type SendResult struct {
+	OffsetID    string // offset message id
+	UniqueID    string
+	QueueID     int32
+	QueueOffset int64
+	Position    record.Position
+	StoreTime   int64
+}
+
+// SendAsync checks and proposes; done is called exactly once, from the folder goroutine or before SendAsync returns: it must
+// not block. The results are in the order of the messages, whose queue offsets follow each other; they belong to done. The
+// request's byte slices may be reused after SendAsync returns (it copies).
+//
+// A topic that is not there is made first when the request's template allows it. A message to a group's retry topic that was
+// consumed more often than the group allows goes to the group's dead-letter topic instead.
+//
+// Refusals: CodeTopicNotFound, CodeGroupNotFound (retry topics), CodeTopicIllegal, CodeNoPermission (topics of the system),
+// CodeParameter (queue), CodeMessageIllegal, CodeBodyTooLarge, CodePropertiesTooLarge, CodeUnsupported (delay, transactions),
+// CodeBusy, CodeReadOnly, CodeClosing.
+func (b *Broker) SendAsync(req *SendRequest, done func([]SendResult, error)) {
+	t, queue, err := b.sendTarget(req)
+	if err == nil {
+		err = b.sendTo(t, queue, req.Messages, done)
+	}
+	switch {
+	case err == nil:
+	case CodeOf(err) == CodeTopicNotFound || CodeOf(err) == CodeGroupNotFound:
+		b.sendAfterMaking(req, err, done)
+	default:
+		done(nil, err)
+	}
+}
+
+// Send waits. When ctx ends before, the messages may still be stored.
+func (b *Broker) Send(ctx context.Context, req *SendRequest) ([]SendResult, error) {
+	return await(ctx, func(done func([]SendResult, error)) { b.SendAsync(req, done) })
+}
+
+// await turns a verb that calls back into one that waits.
+func await[T any](ctx context.Context, start func(done func(T, error))) (T, error) {
+	type answer struct {
+		v   T
+		err error
+	}
+	over := make(chan answer, 1)
+	start(func(v T, err error) { over <- answer{v, err} })
+	select {
+	case a := <-over:
+		return a.v, a.err
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	}
+}
+
+// sendTarget finds the topic and the queue (−1: any) that a request goes to.
+func (b *Broker) sendTarget(req *SendRequest) (*catalog.Topic, int32, error) {
+	if len(req.Messages) == 0 {
+		return nil, 0, refuse(CodeMessageIllegal, "send to %s: no message", req.Topic)
+	}
+	if !catalog.ClientsMaySend(req.Topic) {
+		return nil, 0, refuse(CodeNoPermission, "sending to the system's topic %s is not allowed", req.Topic)
+	}
+	name, queue := req.Topic, req.QueueID
+	if group, ok := strings.CutPrefix(name, catalog.RetryPrefix); ok {
+		dead, err := b.isDead(group, req)
+		if err != nil {
+			return nil, 0, err
+		}
+		if dead {
+			name, queue = catalog.DLQPrefix+group, 0
+		}
+	}
+	t, err := b.Topic(name)
+	if err != nil {
+		return nil, 0, err
+	}
+	if queue < -1 || queue >= max(t.ReadQueues, t.WriteQueues) {
+		return nil, 0, refuse(CodeParameter, "queue %d of topic %s is not within 0 to %d", queue, name,
+			max(t.ReadQueues, t.WriteQueues)-1)
+	}
+	return t, queue, nil
+}
+
+// isDead says whether a message that a consumer sends to its group's retry topic has used up its retries.
+func (b *Broker) isDead(group string, req *SendRequest) (bool, error) {
+	g, err := b.Group(group)
+	if err != nil {
+		return false, err
+	}
+	if len(req.Messages) > 1 {
+		return false, refuse(CodeMessageIllegal, "batches to the retry topic %s are not allowed", req.Topic)
+	}
+	limit := g.RetryMaxTimes
+	if req.MaxReconsume > 0 {
+		limit = req.MaxReconsume
+	}
+	return req.Messages[0].ReconsumeTimes > limit, nil
+}
+
+// sendAfterMaking makes what was missing and sends again. Until then it keeps a copy of the request.
+func (b *Broker) sendAfterMaking(req *SendRequest, missing error, done func([]SendResult, error)) {
+	name := req.Topic
+	if group, ok := strings.CutPrefix(name, catalog.RetryPrefix); ok {
+		b.sendAfterMakingGroupTopic(group, req, missing, done)
+		return
+	}
+	if err := checkTopicName(name); err != nil {
+		done(nil, err)
+		return
+	}
+	if !b.opts.AutoCreateTopics || req.DefaultTopic != templateTopic {
+		done(nil, missing)
+		return
+	}
+	queues := b.opts.DefaultQueues
+	if req.DefaultQueues > 0 {
+		queues = min(queues, req.DefaultQueues)
+	}
+	again, size := copyRequest(req)
+	b.ensureTopic(newTopic(name, queues, permReadWrite), size, func(_ *catalog.Topic, err error) {
+		b.sendAgain(again, err, done)
+	})
+}
+
+// sendAfterMakingGroupTopic does it for a retry topic: what is missing is the group, which comes with its retry topic, or
+// one of the topics of a group that is there.
+func (b *Broker) sendAfterMakingGroupTopic(group string, req *SendRequest, missing error, done func([]SendResult, error)) {
+	if CodeOf(missing) == CodeGroupNotFound {
+		if err := b.mayMakeGroup(group); err != nil {
+			done(nil, err)
+			return
+		}
+		again, size := copyRequest(req)
+		b.ensureGroup(group, size, func(_ *catalog.Group, err error) {
+			if err != nil {
+				done(nil, err)
+				return
+			}
+			b.SendAsync(again, done) // now the group is there, and its dead-letter topic may be what is missing
+		})
+		return
+	}
+	g, err := b.Group(group)
+	if err != nil {
+		done(nil, err)
+		return
+	}
+	wanted := b.groupTopic(req.Topic, g.RetryQueueNums)
+	if dead, err := b.isDead(group, req); err == nil && dead {
+		wanted = b.groupTopic(catalog.DLQPrefix+group, 1)
+	}
+	again, size := copyRequest(req)
+	b.ensureTopic(wanted, size, func(_ *catalog.Topic, err error) { b.sendAgain(again, err, done) })
+}
+
+// sendAgain is the second and last try, after the topic was made.
+func (b *Broker) sendAgain(req *SendRequest, err error, done func([]SendResult, error)) {
+	if err != nil {
+		done(nil, err)
+		return
+	}
+	t, queue, err := b.sendTarget(req)
+	if err == nil {
+		err = b.sendTo(t, queue, req.Messages, done)
+	}
+	if err != nil {
+		done(nil, err)
+	}
+}
+
+// copyRequest copies what the sender may reuse, and says how many bytes it holds.
+func copyRequest(req *SendRequest) (*SendRequest, int64) {
+	again := *req
+	again.Messages = slices.Clone(req.Messages)
+	var size int64
+	for i := range again.Messages {
+		m := &again.Messages[i]
+		m.Body, m.Properties = slices.Clone(m.Body), slices.Clone(m.Properties)
+		size += int64(len(m.Body) + len(m.Properties))
+	}
+	return &again, size
+}
+
+// rotation spreads messages over the queues of their topic. Topics share counters by their id, so that it needs no memory
+// per topic.
+type rotation [256]atomic.Uint32
+
+func newRotation() *rotation {
+	r := &rotation{}
+	for i := range r {
+		r[i].Store(rand.Uint32())
+	}
+	return r
+}
+
+func (r *rotation) next(t *catalog.Topic) int32 {
+	queues := t.WriteQueues
+	if queues <= 0 {
+		queues = t.ReadQueues
+	}
+	return int32(r[uint64(t.ID)%uint64(len(r))].Add(1) % uint32(max(queues, 1)))
+}
