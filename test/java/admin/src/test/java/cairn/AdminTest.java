@@ -1,0 +1,169 @@
+package cairn;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import java.nio.charset.StandardCharsets;
+import java.util.Map;
+import java.util.Set;
+import java.util.concurrent.TimeUnit;
+import java.util.function.BooleanSupplier;
+import org.apache.rocketmq.client.exception.MQClientException;
+import org.apache.rocketmq.client.producer.DefaultMQProducer;
+import org.apache.rocketmq.common.TopicConfig;
+import org.apache.rocketmq.common.message.Message;
+import org.apache.rocketmq.common.message.MessageQueue;
+import org.apache.rocketmq.common.namesrv.NamesrvConfig;
+import org.apache.rocketmq.namesrv.NamesrvController;
+import org.apache.rocketmq.remoting.netty.NettyServerConfig;
+import org.apache.rocketmq.remoting.protocol.admin.ConsumeStats;
+import org.apache.rocketmq.remoting.protocol.admin.TopicStatsTable;
+import org.apache.rocketmq.remoting.protocol.body.ClusterInfo;
+import org.apache.rocketmq.remoting.protocol.body.KVTable;
+import org.apache.rocketmq.remoting.protocol.route.TopicRouteData;
+import org.apache.rocketmq.remoting.protocol.subscription.SubscriptionGroupConfig;
+import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Test;
+
+/** What mqadmin and the dashboard ask: they use this client. */
+class AdminTest {
+    static final String NAMESRV = System.getProperty("cairn.nameserver");
+    static final String BROKER = System.getProperty("cairn.remoting");
+    static final String RUN = Long.toString(System.currentTimeMillis(), 36);
+    static DefaultMQAdminExt admin;
+    static DefaultMQProducer producer;
+
+    @BeforeAll
+    static void start() throws Exception {
+        admin = new DefaultMQAdminExt(10_000);
+        admin.setNamesrvAddr(NAMESRV);
+        admin.setInstanceName("admin" + RUN);
+        admin.start();
+        producer = new DefaultMQProducer("admin-producer");
+        producer.setNamesrvAddr(NAMESRV);
+        producer.setInstanceName("admin-producer" + RUN);
+        producer.start();
+    }
+
+    @AfterAll
+    static void stop() {
+        producer.shutdown();
+        admin.shutdown();
+    }
+
+    static void eventually(long seconds, String what, BooleanSupplier f) throws InterruptedException {
+        long end = System.nanoTime() + TimeUnit.SECONDS.toNanos(seconds);
+        while (!f.getAsBoolean()) {
+            assertTrue(System.nanoTime() < end, "not within " + seconds + " s: " + what);
+            TimeUnit.MILLISECONDS.sleep(20);
+        }
+    }
+
+    static String topic(String name, int queues) throws Exception {
+        String topic = name + "-" + RUN;
+        TopicConfig c = new TopicConfig(topic, queues, queues, 6);
+        admin.createAndUpdateTopicConfig(BROKER, c);
+        return topic;
+    }
+
+    @Test
+    void clusterAndBroker() throws Exception {
+        ClusterInfo info = admin.examineBrokerClusterInfo();
+        assertEquals(Set.of("broker-a"), info.getBrokerAddrTable().keySet());
+        assertEquals(BROKER, info.getBrokerAddrTable().get("broker-a").selectBrokerAddr());
+        KVTable runtime = admin.fetchBrokerRuntimeStats(BROKER);
+        for (String key : new String[] {"brokerVersionDesc", "putTps", "getTransferredTps", "msgPutTotalTodayNow", "bootTimestamp", "commitLogDiskRatio"}) {
+            assertTrue(runtime.getTable().containsKey(key), key);
+        }
+    }
+
+    @Test
+    void topicsFromCreationToDeletion() throws Exception {
+        String topic = topic("life", 3);
+        TopicRouteData route = admin.examineTopicRouteInfo(topic);
+        assertEquals(3, route.getQueueDatas().get(0).getReadQueueNums());
+        TopicStatsTable stats = admin.examineTopicStats(topic);
+        assertEquals(3, stats.getOffsetTable().size());
+        for (int i = 0; i < 6; i++) {
+            producer.send(new Message(topic, "x".getBytes(StandardCharsets.UTF_8)), new MessageQueue(topic, "broker-a", i % 3));
+        }
+        stats = admin.examineTopicStats(topic);
+        stats.getOffsetTable().values().forEach(o -> assertEquals(2, o.getMaxOffset()));
+        assertTrue(admin.fetchAllTopicList().getTopicList().contains(topic));
+        assertEquals(3, admin.examineTopicConfig(BROKER, topic).getWriteQueueNums());
+        admin.deleteTopicInBroker(Set.of(BROKER), topic);
+        admin.deleteTopicInNameServer(Set.of(NAMESRV), topic);
+        assertThrows(MQClientException.class, () -> admin.examineTopicRouteInfo(topic));
+        topic("life", 3);
+        admin.examineTopicStats(topic).getOffsetTable().values().forEach(o -> assertEquals(0, o.getMaxOffset()));
+    }
+
+    @Test
+    void groupsOffsetsAndReset() throws Exception {
+        String topic = topic("reset", 2);
+        String group = "reset-group-" + RUN;
+        SubscriptionGroupConfig config = new SubscriptionGroupConfig();
+        config.setGroupName(group);
+        config.setRetryMaxTimes(5);
+        admin.createAndUpdateSubscriptionGroupConfig(BROKER, config);
+        assertEquals(5, admin.examineSubscriptionGroupConfig(BROKER, group).getRetryMaxTimes());
+        for (int i = 0; i < 10; i++) {
+            producer.send(new Message(topic, "x".getBytes(StandardCharsets.UTF_8)), new MessageQueue(topic, "broker-a", i % 2));
+        }
+        Map<MessageQueue, Long> moved = admin.resetOffsetByTimestamp(topic, group, -1, true);
+        assertEquals(2, moved.size());
+        moved.values().forEach(o -> assertEquals(5L, o));
+        ConsumeStats stats = admin.examineConsumeStats(group, topic);
+        assertEquals(0, stats.computeTotalDiff());
+        admin.resetOffsetByTimestamp(topic, group, 0, true);
+        assertEquals(10, admin.examineConsumeStats(group, topic).computeTotalDiff());
+        assertTrue(admin.queryTopicConsumeByWho(topic).getGroupList().contains(group));
+        admin.deleteSubscriptionGroup(BROKER, group, true);
+        assertFalse(admin.getAllSubscriptionGroup(BROKER, 10_000).getSubscriptionGroupTable().containsKey(group));
+    }
+
+    @Test
+    void kvConfigAndWritePermission() throws Exception {
+        admin.createAndUpdateKvConfig("cairn-test", "k-" + RUN, "v");
+        assertEquals("v", admin.getKVConfig("cairn-test", "k-" + RUN));
+        admin.deleteKvConfig("cairn-test", "k-" + RUN);
+        assertThrows(MQClientException.class, () -> admin.getKVConfig("cairn-test", "k-" + RUN));
+        String topic = topic("perm", 1);
+        assertTrue(admin.wipeWritePermOfBroker(NAMESRV, "broker-a") > 0);
+        assertEquals(4, admin.examineTopicRouteInfo(topic).getQueueDatas().get(0).getPerm());
+        assertTrue(admin.addWritePermOfBroker(NAMESRV, "broker-a") > 0);
+        assertEquals(6, admin.examineTopicRouteInfo(topic).getQueueDatas().get(0).getPerm());
+    }
+
+    /** Cairn was started with this address as an external name server and has been trying since. */
+    @Test
+    void anApacheNameServerRoutesToCairn() throws Exception {
+        NettyServerConfig net = new NettyServerConfig();
+        net.setListenPort(Integer.parseInt(System.getProperty("cairn.apache").split(":")[1]));
+        NamesrvConfig conf = new NamesrvConfig();
+        NamesrvController controller = new NamesrvController(conf, net);
+        assertTrue(controller.initialize());
+        controller.start();
+        DefaultMQAdminExt other = new DefaultMQAdminExt(10_000);
+        other.setNamesrvAddr(System.getProperty("cairn.apache"));
+        other.setInstanceName("apache" + RUN);
+        other.start();
+        try {
+            String topic = topic("apache", 2);
+            eventually(40, "Cairn's topic routed by the Apache name server", () -> {
+                try {
+                    return other.examineTopicRouteInfo(topic).getBrokerDatas().get(0).selectBrokerAddr().equals(BROKER);
+                } catch (Exception e) {
+                    return false;
+                }
+            });
+        } finally {
+            other.shutdown();
+            controller.shutdown();
+        }
+    }
+}
