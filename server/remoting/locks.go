@@ -2,7 +2,6 @@ package remoting
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"github.com/cairnmq/cairn/broker"

@@ -37,15 +37,20 @@ type sendOp struct {
 	users atomic.Int32                     // send and answer: the later one gives the op back
 }
 
-var sendOps = sync.Pool{New: func() any {
-	op := &sendOp{}
-	op.done = op.answer
+var sendOps sync.Pool
+
+func newSendOp() *sendOp {
+	op, ok := sendOps.Get().(*sendOp)
+	if !ok {
+		op = &sendOp{}
+		op.done = op.answer
+	}
 	return op
-}}
+}
 
 // send serves codes 10, 310 and 320. It runs on the reader goroutine; the answer comes from the broker's folder.
 func send(d *Door, s *session, req *wire.Command) {
-	op := sendOps.Get().(*sendOp)
+	op := newSendOp()
 	op.d, op.s, op.req = d, s, req
 	op.users.Store(2)
 	if err := op.read(); err != nil {
