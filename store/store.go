@@ -1,9 +1,26 @@
 // Package store joins log and index: append → durable → fold → visible, and the reads of queues, keys and times.
+//
+// Order of reading: this file (open and close), folder.go (how a committed batch becomes visible), records.go and
+// queues.go (what messages become: runs, bounds, buckets, key index), run.go (their bytes), then the reads: read.go,
+// search.go, query.go; expire.go (retention), durable.go (what of the view is on disk), restore.go and verify.go (the
+// view against the log).
+//
+// Rules of the package:
+//   - The log is the truth. The view is written by the folder alone, one engine batch per log batch, the same way at
+//     start and later; what memory holds only saves reads.
+//   - An acknowledgement follows the commit, the apply and the publication of its batch, in this order, so whoever was
+//     answered reads what he wrote.
+//   - A record that cannot be applied means that view and log have parted. The store then stops: nothing more is
+//     applied or acknowledged, reads go on.
 package store
 
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -14,20 +31,31 @@ import (
 	"github.com/cairnmq/cairn/internal/clock"
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
-	"github.com/cairnmq/cairn/message"
 	"github.com/cairnmq/cairn/pop"
 )
 
+// Errors that callers decide on, beside those of commitlog.
+var (
+	// ErrNotFound says that there is no message where one was asked for.
+	ErrNotFound = errors.New("no such message")
+	// ErrLocked says that another process has the data folder.
+	ErrLocked = errors.New("the data folder is in use")
+	// ErrViewFailed says that the view could not follow the log and the store has stopped. It comes together with
+	// commitlog.ErrFailed, which is what it means to whoever proposes.
+	ErrViewFailed = errors.New("the index could not follow the log")
+)
+
+// Options of a store. The zero value of a field means its default.
 type Options struct {
-	FS          vfs.FS
-	Dir         string // holds log/, index/, LOCK
-	Engine      string // "pebble" (default) or "rocksdb" (build tag grocksdb)
-	CacheBytes  int64  // the engine's block cache and memtables come out of this budget
-	SegmentSize int64
-	Mode        commitlog.Mode
-	Interval    time.Duration
-	Retention   time.Duration // how long messages stay, default 72 h
-	Clock       clock.Clock
+	FS          vfs.FS         // default vfs.Default; the rocksdb engine knows no other
+	Dir         string         // holds log/, index/, checkpoint-…/, LOCK; made when missing
+	Engine      string         // "pebble" (default) or "rocksdb" (build tag grocksdb)
+	CacheBytes  int64          // the engine's block cache and memtables come out of this budget; default 64 MiB
+	SegmentSize int64          // bytes; default 1 GiB
+	Mode        commitlog.Mode // default commitlog.ModeSync
+	Interval    time.Duration  // default 200 ms, commitlog.ModeInterval only
+	Retention   time.Duration  // how long messages stay, default 72 h
+	Clock       clock.Clock    // default clock.System
 	Logger      zerolog.Logger
 	// OnApplied is called by the folder goroutine after each applied batch became visible; it must not block. The slice is
 	// reused after it returns.
@@ -43,120 +71,252 @@ type Arrival struct {
 	TagHashes []int64 // of the new messages, in order
 }
 
+// Store is one broker's data. Safe for concurrent use.
 type Store struct {
 	Catalog *catalog.Catalog
 	Pop     *pop.State
+
+	opts   Options
+	more   moreFolds
+	lock   io.Closer
+	log    *commitlog.Log
+	engine kvindex.Engine
+	folder *folder
+	queues *queueFold
+	// Copies of what the folder has reached, for everybody else.
+	applied atomic.Pointer[kvindex.Applied]
+	failed  atomic.Pointer[error] // why the view stopped
+	durable durable
+
+	expiring sync.Mutex // one Expire at a time
+	recovery Recovery
+	closing  struct {
+		sync.Once
+		err error
+	}
 }
 
 // Recovery tells how a start went.
 type Recovery struct {
 	Batches, Records int64
-	LogBytes         int64
+	LogBytes         int64 // that were applied again
 	Took             time.Duration
-	Cut              int64 // bytes of torn tail that were cut
+	Cut              int64  // bytes of torn tail that were cut
+	Restored         string // why the view was set up anew, and from what; "" when it was sound
 }
 
-func Open(ctx context.Context, opts Options) (*Store, error) { panic("unbuilt") }
-func (s *Store) Recovery() Recovery                          { panic("unbuilt") }
+const (
+	logFolder   = "log"
+	indexFolder = "index"
+	lockFile    = "LOCK"
+)
+
+func (o Options) withDefaults() (Options, error) {
+	if o.Dir == "" {
+		return o, errors.New("store: no directory given")
+	}
+	if o.Retention < 0 || o.CacheBytes < 0 {
+		return o, errors.New("store: retention and cache size must not be negative")
+	}
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	if o.Engine == "" {
+		o.Engine = kvindex.KindPebble
+	}
+	if o.CacheBytes == 0 {
+		o.CacheBytes = 64 << 20
+	}
+	if o.Retention == 0 {
+		o.Retention = 72 * time.Hour
+	}
+	if o.Clock == nil {
+		o.Clock = clock.System
+	}
+	return o, nil
+}
+
+func (o *Options) path(name string) string { return o.FS.PathJoin(o.Dir, name) }
+
+// Open opens the store in opts.Dir, or makes an empty one there: it opens log and view, applies to the view what it has
+// not seen of the log, and begins to accept proposals. Errors to decide on: ErrLocked, *commitlog.CorruptError,
+// commitlog.ErrViewAhead, kvindex.ErrNotBuilt, kvindex.ErrOtherEngine.
+func Open(ctx context.Context, opts Options) (*Store, error) {
+	return open(ctx, opts, popFold)
+}
+
+func popFold(e kvindex.Engine) []kvindex.Fold { return []kvindex.Fold{pop.New(e)} }
+
+// open takes the folds beside catalog and queues from more, which tests replace.
+func open(ctx context.Context, opts Options, more moreFolds) (_ *Store, err error) {
+	opts, err = opts.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{opts: opts, more: more}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.release())
+		}
+	}()
+	if err := s.openFiles(); err != nil {
+		return nil, err
+	}
+	s.folder = newFolder(s.engine, more)
+	s.Catalog, s.queues = s.folder.catalog, s.folder.queues
+	for _, fold := range s.folder.folds {
+		if state, ok := fold.(*pop.State); ok {
+			s.Pop = state
+		}
+	}
+	if err := s.recover(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.log.Start(); err != nil {
+		return nil, fmt.Errorf("store: start log: %w", err)
+	}
+	return s, nil
+}
+
+// openFiles takes the folder, and opens log and index.
+func (s *Store) openFiles() error {
+	o := &s.opts
+	if err := o.FS.MkdirAll(o.Dir, 0o755); err != nil {
+		return fmt.Errorf("store: make data folder: %w", err)
+	}
+	lock, err := o.FS.Lock(o.path(lockFile))
+	if err != nil {
+		return fmt.Errorf("store: %w: %s: %w", ErrLocked, o.Dir, err)
+	}
+	s.lock = lock
+	if err := s.removeLeftovers(); err != nil {
+		return err
+	}
+	s.log, err = commitlog.Open(commitlog.Options{
+		FS: o.FS, Dir: o.path(logFolder), SegmentSize: o.SegmentSize, Mode: o.Mode, Interval: o.Interval,
+		Clock: o.Clock, Logger: o.Logger, Seal: seal, OnCommit: s.onCommit,
+	})
+	if err != nil {
+		return fmt.Errorf("store: open log: %w", err)
+	}
+	return s.openView()
+}
+
+// recover applies what the view has not seen.
+func (s *Store) recover(ctx context.Context) error {
+	began := s.opts.Clock.Now()
+	at, err := kvindex.ReadApplied(s.engine)
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	s.applied.Store(&at)
+	s.durable.opened(at.End)
+	r := &s.recovery
+	err = s.log.Replay(at.End, func(b *commitlog.Batch) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if _, err := s.applyBatch(b); err != nil {
+			return err
+		}
+		s.folder.reset()
+		s.flushIfDue(b)
+		r.Batches++
+		r.Records += int64(len(b.Records))
+		r.LogBytes += int64(b.End - b.Position)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("store: replay the log from %d: %w", at.End, err)
+	}
+	r.Took = s.opts.Clock.Now().Sub(began)
+	return nil
+}
+
+// Recovery tells how the start went.
+func (s *Store) Recovery() Recovery { return s.recovery }
 
 // Propose hands a proposal to the log; errors are those of commitlog.Log.Propose. Done runs on the folder goroutine.
-func (s *Store) Propose(p *commitlog.Proposal) error { panic("unbuilt") }
+func (s *Store) Propose(p *commitlog.Proposal) error {
+	if err := s.viewError(); err != nil {
+		return err
+	}
+	for i := range p.Records {
+		if r := &p.Records[i]; r.Kind == record.KindMessage {
+			if _, _, err := splitMessage(r.Payload); err != nil {
+				return err
+			}
+		}
+	}
+	return s.log.Propose(p)
+}
 
-// Append proposes recs as one proposal and waits until they are applied.
+// Append proposes recs as one proposal and waits until they are applied. When ctx ends first, what becomes of them is
+// unknown.
 func (s *Store) Append(ctx context.Context, recs ...record.Record) ([]record.Outcome, error) {
-	panic("unbuilt")
+	done := make(chan struct{})
+	p := &commitlog.Proposal{Records: recs, Done: func(*commitlog.Proposal) { close(done) }}
+	if err := s.Propose(p); err != nil {
+		return nil, err
+	}
+	select {
+	case <-done:
+		return p.Outcomes, p.Err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // Reader is the index for lookups of the latest applied state.
-func (s *Store) Reader() kvindex.Reader { panic("unbuilt") }
+func (s *Store) Reader() kvindex.Reader { return s.engine }
 
-// Bounds of a queue: min is the first offset that is there, max the next one to be given. 0, 0 for a queue never written.
-func (s *Store) Bounds(topic kvindex.ID, queue int32) (min, max int64, err error) { panic("unbuilt") }
-
-// Entry is one place in a queue.
-type Entry struct {
-	Offset    int64
-	Position  record.Position
-	Size      int32 // of the log record, header included
-	TagHash   int64
-	StoreTime int64 // ms: when it became visible
+// viewError is why the view stopped, or nil.
+func (s *Store) viewError() error {
+	if err := s.failed.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
-// Entries appends up to max entries from offset on (at most the queue's end) to dst.
-func (s *Store) Entries(topic kvindex.ID, queue int32, offset int64, max int, dst []Entry) ([]Entry, error) {
-	panic("unbuilt")
+// Close finishes what was proposed, makes log and view durable and gives the folder free. Nothing may be called on the
+// store afterwards, and no read may be under way.
+func (s *Store) Close() error {
+	s.closing.Do(func() {
+		err := s.finishLog()
+		s.durable.wait()
+		if err == nil && s.viewError() == nil {
+			if err = s.engine.Flush(); err != nil {
+				err = fmt.Errorf("store: flush index: %w", err)
+			}
+		}
+		s.closing.err = errors.Join(err, s.release())
+	})
+	return s.closing.err
 }
 
-// Buffer is a pooled read buffer; Release returns it. Slices handed out with it are valid until then.
-type Buffer struct{ B []byte }
-
-func (b *Buffer) Release() { panic("unbuilt") }
-
-// ReadMessages appends the stored layouts of entries to buf.B, one after the other, with queue offset and physical
-// offset filled in, and returns the end of each in buf.B. Neighbours in the log are read together. It stops early when the
-// bytes read exceed maxBytes (the first one is always read). An entry whose body is gone ends it with
-// commitlog.ErrGone.
-func (s *Store) ReadMessages(entries []Entry, maxBytes int, buf *Buffer) (ends []int, err error) {
-	panic("unbuilt")
+// finishLog commits and applies what was proposed, syncs and closes the log.
+func (s *Store) finishLog() error {
+	if err := s.log.Close(); err != nil {
+		return fmt.Errorf("store: close log: %w", err)
+	}
+	return nil
 }
 
-func NewBuffer() *Buffer { panic("unbuilt") }
-
-// ReadByPosition reads the message whose record is at position, with its queue offset filled in; ErrNotFound when there is none.
-func (s *Store) ReadByPosition(pos record.Position, buf *Buffer) ([]byte, error) { panic("unbuilt") }
-
-// Boundary chooses among equal timestamps.
-type Boundary int
-
-const (
-	Lower Boundary = iota // first offset whose store time ≥ t
-	Upper                 // last offset whose store time ≤ t
-)
-
-// OffsetByTime is exact to the millisecond. Lower past the end answers max; Upper before the beginning answers min.
-func (s *Store) OffsetByTime(topic kvindex.ID, queue int32, ms int64, b Boundary) (int64, error) {
-	panic("unbuilt")
+// release closes what is open. The log comes before the index, because its last batches still go there.
+func (s *Store) release() error {
+	var errs []error
+	if s.log != nil {
+		errs = append(errs, s.log.Close())
+	}
+	s.durable.wait()
+	if s.folder != nil {
+		errs = append(errs, s.folder.batch.Close())
+	}
+	if s.engine != nil {
+		errs = append(errs, s.engine.Close())
+	}
+	if s.lock != nil {
+		errs = append(errs, s.lock.Close())
+	}
+	return errors.Join(errs...)
 }
-
-// StoreTime of one offset; ErrNotFound outside the queue.
-func (s *Store) StoreTime(topic kvindex.ID, queue int32, offset int64) (int64, error) {
-	panic("unbuilt")
-}
-
-// Query appends the messages of a topic with this key (or unique id) stored in [begin, end] ms to buf, newest first, at most max.
-func (s *Store) Query(topic kvindex.ID, kind kvindex.IndexKind, key string, begin, end int64, max int, buf *Buffer) (ends []int, err error) {
-	panic("unbuilt")
-}
-
-var ErrNotFound = errors.New("no such message")
-
-// MessageRecord makes the record of a message: the topic's id, then the stored layout with its final topic and queue id.
-// Offsets and store time are 0 in it: Seal fills in position and store time, the fold gives the queue offset.
-//
-//	┌──────────┬────────────────┐
-//	│ topic 8  │ stored layout… │
-//	└──────────┴────────────────┘
-func MessageRecord(topic kvindex.ID, m *message.Message) (record.Record, error) { panic("unbuilt") }
-
-// Expire trims what is past retention, drops old index hours and deletes covered segments. The broker's due loop calls it.
-func (s *Store) Expire(ctx context.Context, now time.Time) error { panic("unbuilt") }
-
-// Health says whether writes are accepted: nil, commitlog.ErrDiskFull, commitlog.ErrFailed….
-func (s *Store) Health() error { panic("unbuilt") }
-
-// Stats for metrics and tools.
-type Stats struct {
-	LogFirst, LogCommitted, LogDurable, Applied record.Position
-	IndexBytes, LogBytes                        int64
-	DiskTotal, DiskFree                         uint64
-	OldestStoreTime                             int64
-}
-
-func (s *Store) Stats() Stats { panic("unbuilt") }
-
-// Verify rebuilds the view from the log in memory where the log still reaches back to its beginning, and compares it
-// with the live one row by row. Rebuild does it into dir.
-func (s *Store) Verify(ctx context.Context) error { panic("unbuilt") }
-
-// Close flushes the view, closes the log.
-func (s *Store) Close() error { panic("unbuilt") }

@@ -1,0 +1,399 @@
+package store
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/cairnmq/cairn/commitlog"
+	"github.com/cairnmq/cairn/internal/record"
+	"github.com/cairnmq/cairn/internal/viewcache"
+	"github.com/cairnmq/cairn/kvindex"
+	"github.com/cairnmq/cairn/message"
+)
+
+// queueKey names a queue.
+type queueKey struct {
+	topic kvindex.ID
+	queue int32
+}
+
+// cachedQueues bounds the bounds that are kept in memory, for the fold and for readers: about 100 bytes each.
+const cachedQueues = 16384
+
+// queueFold enters messages into queues, buckets and the key index. The folder's goroutine alone uses it; readers share
+// the cache of bounds, which holds what was published.
+//
+// What a batch adds to a queue is gathered in a pending and written by Finish, one row per run. Rows that only this fold
+// reads are written with Put. The fold's memory (cache, newest hour) only saves reads: rows are the same without it.
+type queueFold struct {
+	bounds *viewcache.Cache[queueKey, bounds]
+	// hour is the newest hour known to have its own row.
+	hour uint32
+
+	// The batch under way.
+	touched []*pending            // in the order of first touch
+	index   map[queueKey]*pending //
+	last    *pending              // touched by the record before
+	gone    map[kvindex.ID]bool   // topics deleted in this batch
+	free    []*pending
+	spare   int // entries that the free ones have room for
+	props   properties
+	key     []byte
+	val     []byte
+}
+
+// pending is a queue that the batch under way changes.
+type pending struct {
+	queueKey
+	bounds       // as the batch leaves it so far
+	base   int64 // max before the batch: the offset of the first new entry
+	fresh  entries
+	row    bool // bounds changed
+}
+
+func newQueueFold() *queueFold {
+	f := &queueFold{
+		bounds: viewcache.New[queueKey, bounds](cachedQueues),
+		index:  map[queueKey]*pending{},
+		gone:   map[kvindex.ID]bool{},
+	}
+	f.props.each = f.props.visit
+	return f
+}
+
+var _ kvindex.Fold = (*queueFold)(nil)
+
+func (f *queueFold) Kinds() []record.Kind {
+	return []record.Kind{record.KindMessage, record.KindTrim, record.KindDropHour}
+}
+
+func (f *queueFold) Apply(b *kvindex.Batch, at record.Position, r record.Record) (record.Outcome, error) {
+	switch r.Kind {
+	case record.KindMessage:
+		return f.applyMessage(b, at, r.Payload)
+	case record.KindTrim:
+		return f.applyTrim(b, r.Payload)
+	case record.KindDropHour:
+		return f.applyDropHour(b, r.Payload)
+	}
+	return record.Outcome{}, fmt.Errorf("queues: record of kind %v at %d is not theirs", r.Kind, at)
+}
+
+// open returns the pending of a queue; nil when its topic does not exist (any more).
+func (f *queueFold) open(b *kvindex.Batch, k queueKey) (*pending, error) {
+	if f.last != nil && f.last.queueKey == k {
+		return f.last, nil
+	}
+	if len(f.gone) > 0 && f.gone[k.topic] {
+		return nil, nil
+	}
+	if p, ok := f.index[k]; ok {
+		f.last = p
+		return p, nil
+	}
+	// A cached queue's topic exists: the cache is emptied when a topic goes.
+	q, cached, _ := f.bounds.Get(k)
+	if !cached {
+		f.key = kvindex.AppendTopicIDKey(f.key[:0], k.topic)
+		_, ok, err := b.Get(f.key)
+		if err != nil {
+			return nil, fmt.Errorf("queues: read topic id %d: %w", k.topic, err)
+		}
+		if !ok {
+			return nil, nil
+		}
+		if q, err = f.read(b, k); err != nil {
+			return nil, err
+		}
+	}
+	p := f.take()
+	p.queueKey, p.bounds, p.base = k, q, q.max
+	f.touched = append(f.touched, p)
+	f.index[k] = p
+	f.last = p
+	return p, nil
+}
+
+func (f *queueFold) read(b *kvindex.Batch, k queueKey) (bounds, error) {
+	f.key = kvindex.AppendQueueKey(f.key[:0], k.topic, k.queue)
+	val, ok, err := b.Get(f.key)
+	if err != nil {
+		return bounds{}, fmt.Errorf("queues: read bounds of topic id %d queue %d: %w", k.topic, k.queue, err)
+	}
+	if !ok {
+		return bounds{}, nil
+	}
+	return decodeBounds(val)
+}
+
+func (f *queueFold) take() *pending {
+	if n := len(f.free); n > 0 {
+		p := f.free[n-1]
+		f.free = f.free[:n-1]
+		f.spare -= cap(p.fresh.positions)
+		return p
+	}
+	return &pending{}
+}
+
+func (f *queueFold) applyMessage(b *kvindex.Batch, at record.Position, payload []byte) (record.Outcome, error) {
+	topic, layout, err := splitMessage(payload)
+	if err != nil {
+		return record.Outcome{}, err
+	}
+	p, err := f.open(b, queueKey{topic, message.QueueIDOf(layout)})
+	if err != nil {
+		return record.Outcome{}, err
+	}
+	if p == nil {
+		return record.Outcome{Refused: true}, nil
+	}
+	hour := kvindex.HourOf(b.Timestamp())
+	if err := f.noteHour(b, at, hour, p); err != nil {
+		return record.Outcome{}, err
+	}
+	size := int32(commitlog.RecordSize(len(payload)))
+	f.props.scan(message.PropertiesOf(layout))
+	p.fresh.add(at, size, f.props.tagHash())
+	offset := p.max
+	p.max++
+	p.row = true
+	f.indexKeys(b, hour, p.topic, at, size, offset)
+	return record.Outcome{Offset: offset}, nil
+}
+
+// noteHour lists the hour and the queue in it.
+//
+// The row of the hour itself stands under topic 0, queue 0, which no queue has. It says where the log was when the first
+// message of that hour came: all messages before that position belong to earlier hours. The rows of queues are empty.
+//
+//	┌────────────┬────────────┐
+//	│ position 8 │ time ms 8  │
+//	└────────────┴────────────┘
+func (f *queueFold) noteHour(b *kvindex.Batch, at record.Position, hour uint32, p *pending) error {
+	if hour != f.hour {
+		f.key = kvindex.AppendBucketKey(f.key[:0], hour, 0, 0)
+		_, ok, err := b.Get(f.key)
+		if err != nil {
+			return fmt.Errorf("queues: read hour %d: %w", hour, err)
+		}
+		if !ok {
+			f.val = binary.BigEndian.AppendUint64(f.val[:0], uint64(at))
+			f.val = binary.BigEndian.AppendUint64(f.val, uint64(b.Timestamp()))
+			b.Set(f.key, f.val)
+		}
+		f.hour = hour
+	}
+	if hour != p.hour {
+		f.key = kvindex.AppendBucketKey(f.key[:0], hour, p.topic, p.queue)
+		b.Put(f.key, nil)
+		p.hour = hour
+		p.row = true
+	}
+	return nil
+}
+
+// indexKeys writes the key index rows of the message whose properties were scanned last: one for its unique id and one
+// for each word of its keys. The value says what a reader would otherwise have to search for.
+//
+//	┌────────────┬─────────┐
+//	│ offset uv  │ size uv │ offset in the queue; size of the log record
+//	└────────────┴─────────┘
+func (f *queueFold) indexKeys(b *kvindex.Batch, hour uint32, topic kvindex.ID, at record.Position, size int32,
+	offset int64,
+) {
+	if len(f.props.uniqueID) == 0 && len(f.props.keys) == 0 {
+		return
+	}
+	f.val = binary.AppendUvarint(f.val[:0], uint64(offset))
+	f.val = binary.AppendUvarint(f.val, uint64(size))
+	if id := f.props.uniqueID; len(id) > 0 {
+		f.key = kvindex.AppendKeyIndexKey(f.key[:0], hour, topic, kvindex.IndexUniqueID, hashBytes(id), b.Timestamp(), int64(at))
+		b.Put(f.key, f.val)
+	}
+	eachWord(f.props.keys, func(word []byte) bool {
+		f.key = kvindex.AppendKeyIndexKey(f.key[:0], hour, topic, kvindex.IndexKey, hashBytes(word), b.Timestamp(), int64(at))
+		b.Put(f.key, f.val)
+		return true
+	})
+}
+
+// applyTrim raises the minimum of the queues that it lists; lower ones and those of deleted topics are passed over. The
+// outcome's offset is the number of queues that changed.
+func (f *queueFold) applyTrim(b *kvindex.Batch, payload []byte) (record.Outcome, error) {
+	trims, err := decodeTrim(payload)
+	if err != nil {
+		return record.Outcome{}, err
+	}
+	out := record.Outcome{}
+	for _, t := range trims {
+		p, err := f.open(b, queueKey{t.topic, t.queue})
+		if err != nil {
+			return record.Outcome{}, err
+		}
+		if p == nil || min(t.min, p.max) <= p.min {
+			continue
+		}
+		if err := f.trim(b, p, min(t.min, p.max)); err != nil {
+			return record.Outcome{}, err
+		}
+		out.Offset++
+	}
+	out.Refused = out.Offset == 0
+	return out, nil
+}
+
+// trim removes the rows before offset to, which is above the queue's minimum and at most its end. A run that holds
+// entries on both sides is written again without the trimmed ones, so that what the rows hold is what is there.
+func (f *queueFold) trim(b *kvindex.Batch, p *pending, to int64) error {
+	if stored := min(to, p.base); stored > p.min {
+		if err := f.splitRun(b, p, stored); err != nil {
+			return err
+		}
+		lower := kvindex.AppendConsumeQueueKey(nil, p.topic, p.queue, 0)
+		upper := kvindex.AppendConsumeQueueKey(nil, p.topic, p.queue, stored)
+		b.DeleteRange(lower, upper)
+	}
+	p.min = to
+	p.row = true
+	return nil
+}
+
+// splitRun rewrites the stored run that has offset at inside, if there is one. The row may be that of before the batch:
+// an earlier trim of the same batch has then written a longer remainder, which this one replaces.
+func (f *queueFold) splitRun(b *kvindex.Batch, p *pending, at int64) (err error) {
+	if at == p.base {
+		return nil
+	}
+	lower := kvindex.AppendConsumeQueueKey(nil, p.topic, p.queue, at)
+	upper := kvindex.AppendConsumeQueueKey(nil, p.topic, p.queue, p.base)
+	it, err := b.Engine().NewIter(lower, upper)
+	if err != nil {
+		return fmt.Errorf("queues: split run: %w", err)
+	}
+	defer func() {
+		if cerr := it.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	if !it.First() {
+		return fmt.Errorf("queues: topic id %d queue %d has no run at offset %d: %w", p.topic, p.queue, at, errMalformed)
+	}
+	r, err := openRun(lastOffset(it.Key()), it.Value())
+	if err != nil || r.first >= at {
+		return err
+	}
+	if err := r.skip(at - r.first); err != nil {
+		return err
+	}
+	var rest entries
+	for range r.count - int(at-r.first) {
+		pos, size, tag, err := r.next()
+		if err != nil {
+			return err
+		}
+		rest.add(record.Position(pos), size, tag)
+	}
+	b.Set(it.Key(), appendRun(nil, r.timestamp, rest))
+	return nil
+}
+
+// applyDropHour removes an hour of the key index and of the buckets. An hour that the batch's own time has not passed is
+// refused: the log's time never falls, so nothing can come to an hour after it was dropped.
+func (f *queueFold) applyDropHour(b *kvindex.Batch, payload []byte) (record.Outcome, error) {
+	hour, err := decodeDropHour(payload)
+	if err != nil {
+		return record.Outcome{}, err
+	}
+	if hour >= kvindex.HourOf(b.Timestamp()) {
+		return record.Outcome{Refused: true}, nil
+	}
+	for _, prefix := range [][]byte{
+		kvindex.AppendBucketHourPrefix(nil, hour), kvindex.AppendKeyIndexHourPrefix(nil, hour),
+	} {
+		b.DeleteRange(prefix, kvindex.PrefixEnd(prefix))
+	}
+	return record.Outcome{}, nil
+}
+
+// forgetTopic drops what the batch under way has gathered for a topic that one of its records deleted; the catalog has
+// removed the rows that were there before.
+func (f *queueFold) forgetTopic(topic kvindex.ID) {
+	f.gone[topic] = true
+	f.last = nil
+}
+
+// Finish writes the runs and the bounds of every queue that the batch touched.
+func (f *queueFold) Finish(b *kvindex.Batch) error {
+	for _, p := range f.touched {
+		if !p.row || f.gone[p.topic] {
+			continue
+		}
+		// A trim in the same batch may have taken some of the new entries already.
+		for from := int(max(p.min-p.base, 0)); from < p.fresh.len(); {
+			to := min(from+runEntries, p.fresh.len())
+			f.key = kvindex.AppendConsumeQueueKey(f.key[:0], p.topic, p.queue, p.base+int64(to)-1)
+			f.val = appendRun(f.val[:0], b.Timestamp(), p.fresh.slice(from, to))
+			b.Put(f.key, f.val)
+			from = to
+		}
+		f.key = kvindex.AppendQueueKey(f.key[:0], p.topic, p.queue)
+		f.val = p.bounds.appendTo(f.val[:0])
+		b.Put(f.key, f.val)
+	}
+	return nil
+}
+
+// publish hands the new bounds to readers and appends what arrived to dst; both only after the batch was committed. The
+// arrivals' tag hashes are valid until reset.
+func (f *queueFold) publish(dst []Arrival) []Arrival {
+	if len(f.touched) == 0 && len(f.gone) == 0 {
+		return dst
+	}
+	f.bounds.Publish(func(c viewcache.Publisher[queueKey, bounds]) {
+		if len(f.gone) > 0 {
+			c.ForgetAll()
+		}
+		for _, p := range f.touched {
+			if !f.gone[p.topic] {
+				c.Set(p.queueKey, p.bounds)
+			}
+		}
+	})
+	for _, p := range f.touched {
+		if p.fresh.len() > 0 && !f.gone[p.topic] {
+			dst = append(dst, Arrival{
+				Topic: p.topic, Queue: p.queue, First: p.base, Count: p.fresh.len(), TagHashes: p.fresh.tags,
+			})
+		}
+	}
+	return dst
+}
+
+// What is kept from one batch to the next at most: queues in the index, and room for entries in the free pendings.
+const (
+	keptQueues  = 4096
+	keptEntries = 128 << 10
+)
+
+// reset forgets the batch.
+func (f *queueFold) reset() {
+	for _, p := range f.touched {
+		p.fresh.reset()
+		p.row = false
+		if room := cap(p.fresh.positions); f.spare+room <= keptEntries && len(f.free) < keptQueues {
+			f.free = append(f.free, p)
+			f.spare += room
+		}
+	}
+	if len(f.touched) > keptQueues {
+		f.index, f.touched = map[queueKey]*pending{}, nil
+	}
+	clear(f.index)
+	clear(f.gone)
+	clear(f.touched)
+	f.touched, f.last = f.touched[:0], nil
+}
+
+// lastOffset reads the last part of a key in SpaceConsumeQueue.
+func lastOffset(key []byte) int64 { return int64(binary.BigEndian.Uint64(key[len(key)-8:])) }
