@@ -1,7 +1,6 @@
 package remoting
 
 import (
-	"context"
 	"time"
 
 	"github.com/cairnmq/cairn/broker"
@@ -34,19 +33,16 @@ const (
 )
 
 const (
-	maxPullMessages = 1024
-	maxPullBytes    = 4 << 20
-	maxSuspend      = 2 * time.Minute
-	typeTag         = "TAG"
+	maxSuspend = 2 * time.Minute
+	typeTag    = "TAG"
 )
 
 // heldPull is a pull whose answer may have to wait.
 type heldPull struct {
-	s      *session
-	d      *Door
-	req    *wire.Command
-	pull   broker.PullRequest
-	second bool // the group has been made on demand
+	s    *session
+	d    *Door
+	req  *wire.Command
+	pull broker.PullRequest
 
 	// Guarded by the session's lock.
 	cancel   func()
@@ -60,13 +56,9 @@ func pull(d *Door, s *session, req *wire.Command) {
 		s.conn.Respond(req, d.errorReply(req, err))
 		return
 	}
-	h.start()
-}
-
-func (h *heldPull) start() {
-	cancel := h.d.broker.PullAsync(&h.pull, h.answer)
+	cancel := d.broker.PullAsync(&h.pull, h.answer)
 	if h.pull.Suspend > 0 {
-		h.s.hold(h, cancel)
+		s.hold(h, cancel)
 	}
 }
 
@@ -81,9 +73,9 @@ func (h *heldPull) read() error {
 		}
 		return n
 	}
-	p.QueueID = int32(number("queueId"))
+	p.QueueID, err = f.Int32("queueId")
 	p.Offset = number("queueOffset")
-	p.MaxMessages = int(min(number("maxMsgNums"), maxPullMessages))
+	p.MaxMessages = int(number("maxMsgNums"))
 	sysFlag = number("sysFlag")
 	p.CommitOffset = number("commitOffset")
 	suspend = number("suspendTimeoutMillis")
@@ -107,7 +99,7 @@ func (h *heldPull) read() error {
 		return refuse(wire.InvalidParameter, "maxMsgNums is %d", p.MaxMessages)
 	}
 	if bytes > 0 {
-		p.MaxBytes = min(int(bytes), maxPullBytes)
+		p.MaxBytes = int(bytes)
 	}
 	if sysFlag&pullCommits == 0 {
 		p.CommitOffset = -1
@@ -174,10 +166,6 @@ func (h *heldPull) answer(res *broker.PullResult, err error) {
 	if h.pull.Suspend > 0 {
 		h.s.unhold(h)
 	}
-	if broker.CodeOf(err) == broker.CodeGroupNotFound && !h.second {
-		h.again()
-		return
-	}
 	if err != nil {
 		h.s.conn.Respond(h.req, h.d.errorReply(h.req, err))
 		return
@@ -197,18 +185,6 @@ func (h *heldPull) answer(res *broker.PullResult, err error) {
 		resp.Body, resp.BodyDone = res.Buffer.B, res.Buffer.Release
 	}
 	h.s.conn.Respond(h.req, resp)
-}
-
-// again pulls once more, on a worker, when the group could be made on demand.
-func (h *heldPull) again() {
-	second := &heldPull{s: h.s, d: h.d, req: h.req, pull: h.pull, second: true}
-	h.d.background(h.s, h.req, func(ctx context.Context) {
-		if _, err := h.d.broker.EnsureGroup(ctx, h.pull.Group); err != nil {
-			h.s.conn.Respond(h.req, h.d.errorReply(h.req, err))
-			return
-		}
-		second.start()
-	})
 }
 
 // pullCode is the response code of a pull and its remark, the name of the reference's status.
