@@ -1,0 +1,83 @@
+package grpc
+
+import (
+	pb "github.com/apache/rocketmq-clients/golang/v5/protocol/v2"
+)
+
+// RPC is a line of the table of what is served.
+type RPC struct {
+	Name string
+	// Served is false for an rpc that is answered with NOT_IMPLEMENTED (50100).
+	Served bool
+	// Note says what is missing or special.
+	Note string
+}
+
+// notImplemented are the rpcs that are answered with NOT_IMPLEMENTED, and the answer's text. The handlers take it from
+// here, so that the table cannot say otherwise.
+var notImplemented = map[string]string{
+	rpcEndTransaction: "transactions are not implemented yet",
+	rpcForward:        "dead letters on a client's demand are not implemented yet",
+	rpcRecall:         "delayed messages, and so recalling them, are not implemented yet",
+	rpcSyncLite:       "lite topics are not implemented yet",
+}
+
+// notes on rpcs that are served. What they say of refusals is held true by tests.
+var notes = map[string]string{
+	rpcQueryRoute:  "with auto-create-topics makes a topic that is not there",
+	rpcSend:        "message groups, delivery times, transactions, priorities and lite topics: UNSUPPORTED",
+	rpcReceive:     "SQL filters, FIFO topics and groups: UNSUPPORTED",
+	rpcAssignment:  "one assignment of all queues; FIFO topics and groups: UNSUPPORTED",
+	rpcChange:      "suspend and lite topics: UNSUPPORTED",
+	rpcPull:        "not implemented in the reference",
+	rpcUpdate:      "not implemented in the reference",
+	rpcGet:         "not implemented in the reference",
+	rpcQueryOffset: "not implemented in the reference",
+	rpcTelemetry:   "settings; the broker gives no commands to clients yet; lite consumers are refused",
+	rpcHeartbeat:   "lite consumers: UNSUPPORTED",
+}
+
+// Names of the rpcs.
+const (
+	rpcQueryRoute     = "QueryRoute"
+	rpcHeartbeat      = "Heartbeat"
+	rpcSend           = "SendMessage"
+	rpcAssignment     = "QueryAssignment"
+	rpcReceive        = "ReceiveMessage"
+	rpcAck            = "AckMessage"
+	rpcForward        = "ForwardMessageToDeadLetterQueue"
+	rpcPull           = "PullMessage"
+	rpcUpdate         = "UpdateOffset"
+	rpcGet            = "GetOffset"
+	rpcQueryOffset    = "QueryOffset"
+	rpcEndTransaction = "EndTransaction"
+	rpcTelemetry      = "Telemetry"
+	rpcTermination    = "NotifyClientTermination"
+	rpcChange         = "ChangeInvisibleDuration"
+	rpcRecall         = "RecallMessage"
+	rpcSyncLite       = "SyncLiteSubscription"
+)
+
+// Rpcs lists the rpcs of the service as the protocol declares them, with their state.
+func Rpcs() []RPC {
+	var names []string
+	for _, m := range pb.MessagingService_ServiceDesc.Methods {
+		names = append(names, m.MethodName)
+	}
+	for _, s := range pb.MessagingService_ServiceDesc.Streams {
+		names = append(names, s.StreamName)
+	}
+	out := make([]RPC, 0, len(names))
+	for _, name := range names {
+		if text, missing := notImplemented[name]; missing {
+			out = append(out, RPC{Name: name, Note: text})
+			continue
+		}
+		out = append(out, RPC{Name: name, Served: true, Note: notes[name]})
+	}
+	return out
+}
+
+func refuseRPC(name string) error {
+	return refuse(pb.Code_NOT_IMPLEMENTED, "%s", notImplemented[name])
+}

@@ -1,0 +1,127 @@
+package grpc
+
+import (
+	"context"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	pb "github.com/apache/rocketmq-clients/golang/v5/protocol/v2"
+
+	"github.com/cairnmq/cairn/broker"
+	"github.com/cairnmq/cairn/message"
+)
+
+// SendMessage stores one or more messages of one topic, all or none. They go to one queue, which the broker chooses.
+func (d *Door) SendMessage(ctx context.Context, req *pb.SendMessageRequest) (*pb.SendMessageResponse, error) {
+	results, err := d.send(ctx, req)
+	if err != nil {
+		return &pb.SendMessageResponse{Status: d.statusOf(rpcSend, err)}, nil
+	}
+	resp := &pb.SendMessageResponse{Status: statusOK, Entries: make([]*pb.SendResultEntry, len(results))}
+	for i := range results {
+		resp.Entries[i] = &pb.SendResultEntry{
+			Status: statusOK, MessageId: req.Messages[i].GetSystemProperties().GetMessageId(), Offset: results[i].QueueOffset,
+		}
+	}
+	return resp, nil
+}
+
+func (d *Door) send(ctx context.Context, req *pb.SendMessageRequest) ([]broker.SendResult, error) {
+	if _, err := clientOf(ctx); err != nil {
+		return nil, err
+	}
+	if len(req.GetMessages()) == 0 {
+		return nil, refuse(pb.Code_MESSAGE_CORRUPTED, "no message to send")
+	}
+	topic, err := topicOf(req.Messages[0].GetTopic())
+	if err != nil {
+		return nil, err
+	}
+	now := d.clock.Now()
+	kinds := make([]pb.MessageType, len(req.Messages))
+	for i, m := range req.Messages {
+		if i > 0 && nameOf(m.GetTopic()) != topic {
+			return nil, refuse(pb.Code_MESSAGE_CORRUPTED, "messages of different topics in one request")
+		}
+		if kinds[i], err = checkMessage(m, d.opts.MaxMessageSize, now); err != nil {
+			return nil, err
+		}
+	}
+	t, err := d.topic(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	for _, kind := range kinds {
+		if !accepts(t.MessageType(), kind) {
+			return nil, refuse(pb.Code_MESSAGE_PROPERTY_CONFLICT_WITH_TYPE, "topic %s is for %s messages, not for %s", topic, t.MessageType(), kind)
+		}
+		if kind != pb.MessageType_NORMAL {
+			return nil, refuse(pb.Code_UNSUPPORTED, "%s messages are not supported yet", kind)
+		}
+	}
+	from := addressOf(ctx)
+	out := broker.SendRequest{ProducerGroup: topic, Topic: topic, QueueID: -1, Messages: make([]message.Message, len(req.Messages))}
+	for i, m := range req.Messages {
+		if out.Messages[i], err = stored(topic, m, from, now); err != nil {
+			return nil, err
+		}
+	}
+	return d.broker.Send(ctx, &out)
+}
+
+// gzipFlags are the bits of sysFlag for what the protocol calls GZIP; bits 8 to 10 are the type.
+const gzipFlags = message.FlagCompressed | int32(message.CompressionZlib)<<8
+
+// stored is the form in which a message is kept, the one that Remoting clients read.
+func stored(topic string, m *pb.Message, from netip.AddrPort, now time.Time) (message.Message, error) {
+	s := m.GetSystemProperties()
+	out := message.Message{Topic: topic, BornTimestamp: now.UnixMilli(), BornHost: from, Body: m.GetBody()}
+	if born := s.GetBornTimestamp(); born.IsValid() && born.GetSeconds() > 0 {
+		out.BornTimestamp = born.AsTime().UnixMilli()
+	}
+	if s.GetBodyEncoding() == pb.Encoding_GZIP {
+		out.SysFlag = gzipFlags
+		if len(out.Body) > 1 && out.Body[0] == 0x1f && out.Body[1] == 0x8b {
+			// True gzip; Remoting clients can read zlib only.
+			plain, err := message.Decompress(gzipFlags, out.Body)
+			if err != nil {
+				return out, refuse(pb.Code_MESSAGE_CORRUPTED, "%s", err)
+			}
+			if out.Body, out.SysFlag, err = message.Compress(message.CompressionZlib, plain); err != nil {
+				return out, err
+			}
+		}
+	}
+	out.Properties = properties(topic, m, from, out.BornTimestamp)
+	return out, nil
+}
+
+func properties(topic string, m *pb.Message, from netip.AddrPort, born int64) []byte {
+	s := m.GetSystemProperties()
+	p := make([]byte, 0, 256)
+	for k, v := range m.GetUserProperties() {
+		if v != "" { // what has no value cannot be stored, here as in the reference
+			p = message.AppendProperty(p, k, v)
+		}
+	}
+	if s.GetTag() != "" {
+		p = message.AppendProperty(p, message.PropTags, s.GetTag())
+	}
+	if len(s.GetKeys()) > 0 {
+		p = message.AppendProperty(p, message.PropKeys, strings.Join(s.GetKeys(), " "))
+	}
+	p = message.AppendProperty(p, message.PropUniqueKey, s.GetMessageId())
+	p = message.AppendProperty(p, message.PropReconsume, strconv.Itoa(int(s.GetDeliveryAttempt())))
+	p = message.AppendProperty(p, message.PropProducerGroup, topic)
+	if s.GetTraceContext() != "" {
+		p = message.AppendProperty(p, message.PropTraceContext, s.GetTraceContext())
+	}
+	host := s.GetBornHost()
+	if host == "" {
+		host = from.Addr().String()
+	}
+	p = message.AppendProperty(p, message.PropBornHost, host)
+	return message.AppendProperty(p, message.PropBornTimestamp, strconv.FormatInt(born, 10))
+}
