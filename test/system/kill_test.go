@@ -1,0 +1,189 @@
+package system
+
+import (
+	"context"
+	"encoding/binary"
+	"flag"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cairnmq/cairn/internal/wire"
+	"github.com/cairnmq/cairn/message"
+)
+
+var (
+	kills   = flag.Int("kills", 5, "how often TestKilledUnderLoad kills the broker")
+	preload = flag.Int("preload", 20_000, "messages that are there before the first kill")
+)
+
+const killTopic, killQueues = "killed", 8
+
+// load sends numbered messages to all queues, many at once, and remembers what was acknowledged where.
+type load struct {
+	t    *testing.T
+	next atomic.Int64
+
+	mu    sync.Mutex
+	acked [killQueues]map[int64]int64 // queue → offset → number
+}
+
+func newLoad(t *testing.T) *load {
+	l := &load{t: t}
+	for q := range l.acked {
+		l.acked[q] = map[int64]int64{}
+	}
+	return l
+}
+
+func (l *load) request() *wire.Command {
+	n := l.next.Add(1)
+	req := wire.NewRequest(wire.SendMessageV2)
+	f := &req.Fields
+	f.Add("a", "load")
+	f.Add("b", killTopic)
+	f.Add("c", "TBW102")
+	f.AddInt("d", killQueues)
+	f.AddInt("e", n%killQueues)
+	f.AddInt("f", 0)
+	f.AddInt("g", time.Now().UnixMilli())
+	f.AddInt("h", 0)
+	f.Add("i", string(message.AppendProperty(nil, message.PropUniqueKey, message.NewUniqueID())))
+	f.AddInt("j", 0)
+	f.AddBool("k", false)
+	req.Body = binary.BigEndian.AppendUint64(make([]byte, 0, 128), uint64(n))
+	req.Body = req.Body[:128]
+	return req
+}
+
+// number of a request or stored body.
+func number(body []byte) int64 { return int64(binary.BigEndian.Uint64(body)) }
+
+// send keeps window requests under way until count were answered, ctx ends or the connection breaks.
+func (l *load) send(ctx context.Context, addr string, window int, count int64) {
+	c, err := wire.Dial(ctx, addr, wire.ClientOptions{})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer c.Close()
+	var wg sync.WaitGroup
+	var left atomic.Int64
+	left.Store(count)
+	for range window {
+		wg.Go(func() {
+			for ctx.Err() == nil && left.Add(-1) >= 0 {
+				req := l.request()
+				n := number(req.Body)
+				resp, err := c.Invoke(ctx, req)
+				if err != nil {
+					return
+				}
+				if resp.Code == wire.Success {
+					q, err1 := resp.Fields.Int32("queueId")
+					off, err2 := resp.Fields.Int64("queueOffset")
+					if err1 != nil || err2 != nil {
+						l.t.Errorf("answer without queue and offset: %v %v", err1, err2)
+					}
+					l.mu.Lock()
+					if other, ok := l.acked[q][off]; ok {
+						l.t.Errorf("queue %d offset %d was given to %d and to %d", q, off, other, n)
+					}
+					l.acked[q][off] = n
+					l.mu.Unlock()
+				}
+				resp.Release()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// check pulls every queue from its beginning: each acknowledged message is at its place, no number is there twice, offsets
+// are dense.
+func (l *load) check(addr string) (total int64) {
+	l.t.Helper()
+	c, err := wire.Dial(context.Background(), addr, wire.ClientOptions{})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer c.Close()
+	for q := range killQueues {
+		seen := map[int64]bool{}
+		var off int64
+		for {
+			req := wire.NewRequest(wire.PullMessage)
+			f := &req.Fields
+			f.Add("consumerGroup", "check")
+			f.Add("topic", killTopic)
+			f.AddInt("queueId", int64(q))
+			f.AddInt("queueOffset", off)
+			f.AddInt("maxMsgNums", 32)
+			f.AddInt("sysFlag", 4)
+			f.AddInt("commitOffset", 0)
+			f.AddInt("suspendTimeoutMillis", 0)
+			f.Add("subscription", "*")
+			f.AddInt("subVersion", 0)
+			f.Add("expressionType", "TAG")
+			resp, err := c.Invoke(context.Background(), req)
+			if err != nil {
+				l.t.Fatal(err)
+			}
+			if resp.Code != wire.Success {
+				break
+			}
+			for rest := resp.Body; len(rest) > 0; off++ {
+				m, n, err := message.Decode(rest)
+				if err != nil {
+					l.t.Fatal(err)
+				}
+				rest = rest[n:]
+				num := number(m.Body)
+				if want, ok := l.acked[q][off]; ok && want != num {
+					l.t.Fatalf("queue %d offset %d holds %d, acknowledged was %d", q, off, num, want)
+				}
+				if m.QueueOffset != off || seen[num] {
+					l.t.Fatalf("queue %d offset %d: message says offset %d, number %d (seen before: %v)", q, off, m.QueueOffset, num, seen[num])
+				}
+				seen[num] = true
+			}
+			resp.Release()
+		}
+		for o := range l.acked[q] {
+			if o >= off {
+				l.t.Fatalf("queue %d ends at %d, but offset %d was acknowledged", q, off, o)
+			}
+		}
+		total += off
+	}
+	return total
+}
+
+func TestKilledUnderLoad(t *testing.T) {
+	c := startCairn(t, "--segment-size", "256MiB")
+	l := newLoad(t)
+	run(t, "topic", "create", killTopic, "--queues", fmt.Sprint(killQueues), "-n", c.fixed.NameServer)
+	l.send(context.Background(), c.fixed.Remoting, 512, int64(*preload))
+	var slowest time.Duration
+	for i := range *kills {
+		ctx, cancel := context.WithCancel(context.Background())
+		sent := make(chan struct{})
+		before := l.next.Load()
+		go func() { defer close(sent); l.send(ctx, c.fixed.Remoting, 64, 1<<40) }()
+		least := int64(500 + i*317%4000)
+		eventually(t, 30*time.Second, "some messages sent", func() bool { return l.next.Load() > before+least })
+		c.kill()
+		cancel()
+		<-sent
+		c.start()
+		slowest = max(slowest, c.ready)
+		total := l.check(c.fixed.Remoting)
+		t.Logf("kill %d: ready %s after the start, %d messages", i+1, c.ready.Round(time.Millisecond), total)
+	}
+	t.Logf("slowest start %s", slowest.Round(time.Millisecond))
+	c.stop()
+	if out := run(t, "debug", "verify", "--data", c.data); out == "" {
+		t.Fatal("verify said nothing")
+	}
+}
