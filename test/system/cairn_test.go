@@ -71,7 +71,7 @@ func (c *cairn) start() {
 	c.t.Helper()
 	args := append([]string{"serve", "--data", c.data, "--advertise", "127.0.0.1", "--nameserver", c.fixed.NameServer, "--remoting", c.fixed.Remoting,
 		"--grpc", c.fixed.GRPC, "--http", c.fixed.HTTP, "--log-format", "json"}, c.extra...)
-	c.cmd = exec.Command(binary(c.t), args...)
+	c.cmd = exec.Command(program(c.t), args...)
 	stderr, err := c.cmd.StderrPipe()
 	if err != nil {
 		c.t.Fatal(err)
@@ -143,7 +143,7 @@ func (c *cairn) stop() {
 // run is one call of the binary; what it prints is returned.
 func run(t *testing.T, args ...string) string {
 	t.Helper()
-	cmd := exec.Command(binary(t), args...)
+	cmd := exec.Command(program(t), args...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
@@ -158,8 +158,8 @@ var built struct {
 	err  error
 }
 
-// binary is the one that the test command built, or a build of the tree.
-func binary(t *testing.T) string {
+// program is the one that the test command built, or a build of the tree.
+func program(t *testing.T) string {
 	t.Helper()
 	if bin := os.Getenv("CAIRN_TEST_BIN"); bin != "" {
 		return bin
