@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -219,8 +218,6 @@ func (c *Conn) writeLoop() {
 		case <-c.done:
 			return
 		}
-		// Whoever woke us is often about to queue more: let it run first, then write all of it at once.
-		runtime.Gosched()
 		for {
 			answered := c.finish.Load() && c.underWay.Load() == 0
 			b := c.out.take()

@@ -3,8 +3,10 @@ package remoting
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -18,7 +20,16 @@ import (
 	"github.com/cairnmq/cairn/store"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(envServe); dir != "" {
+		if err := serveForBenchmark(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // rig is a door with a real broker behind it.
 type rig struct {
