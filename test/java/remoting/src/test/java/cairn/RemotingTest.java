@@ -338,8 +338,9 @@ class RemotingTest {
         strict.setRetryTimesWhenSendFailed(0);
         strict.start();
         String topic = topic("refuse");
-        assertEquals(16, assertThrows(MQBrokerException.class, () -> strict.send(message("SELF_TEST_TOPIC", "", "", "x"))).getResponseCode());
         assertFalse(strict.fetchPublishMessageQueues(topic).isEmpty());
+        MessageQueue none = new MessageQueue(topic, "broker-a", 99);
+        assertEquals(29, assertThrows(MQBrokerException.class, () -> strict.send(message(topic, "", "", "x"), none)).getResponseCode());
         strict.shutdown();
     }
 }
