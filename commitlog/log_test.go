@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -227,17 +227,18 @@ func TestWritesAheadOfASync(t *testing.T) {
 	mem := newDisk(vfs.NewMem())
 	opts := testOptions(mem)
 	opts.SegmentSize = 1 << 20
-	hold, held := make(chan struct{}), make(chan struct{}, 10)
-	var armed sync.Once
+	hold, held := make(chan struct{}), make(chan struct{}, 1)
+	var armed atomic.Bool
 	mem.before = func(op change, name string) error {
-		if op == opSync && strings.HasSuffix(name, segmentName(0)) {
-			armed.Do(func() { held <- struct{}{}; <-hold })
+		if op == opSync && armed.CompareAndSwap(true, false) {
+			held <- struct{}{}
+			<-hold
 		}
 		return nil
 	}
-	opts.Mode = ModeOS // no zero-filling, so that the first sync is the one below
 	l, _ := start(t, opts)
-	l.opts.Mode = ModeSync
+	waitForLead(t, l)
+	armed.Store(true)
 	first := newPromise("first")
 	if err := l.Propose(first.Proposal); err != nil {
 		t.Fatal(err)
@@ -265,6 +266,24 @@ func TestWritesAheadOfASync(t *testing.T) {
 		}
 	}
 	closeLog(t, l)
+}
+
+// waitForLead waits until the preparer has nothing to do.
+func waitForLead(t testing.TB, l *Log) {
+	t.Helper()
+	eventually(t, "the lead is filled", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		a, n := l.mu.active, l.mu.next
+		if n == nil || l.opts.Mode != ModeSync {
+			return n != nil
+		}
+		return l.aheadLocked(l.mu.written) >= l.opts.lead() || a.filled == a.capacity() && n.filled == n.capacity()
+	})
+	// The channel holds one token, and the preparer takes it between two pieces of work.
+	for range 2 {
+		l.prepare <- struct{}{}
+	}
 }
 
 func TestBounds(t *testing.T) {
@@ -617,11 +636,7 @@ func TestIdleLogIsSmall(t *testing.T) {
 	opts := Options{FS: vfs.Default, Dir: t.TempDir()}
 	l, _ := start(t, opts)
 	add(t, l, "x")
-	eventually(t, "the lead is filled", func() bool {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		return l.mu.active.filled >= fillLead && l.mu.next != nil
-	})
+	waitForLead(t, l)
 	closeLog(t, l)
 	spans, err := listSpans(opts.FS, opts.Dir)
 	if err != nil {

@@ -68,7 +68,7 @@ const (
 
 	pageSize  = 4096
 	fillLead  = 16 << 20 // zero-filled ahead of the tail in ModeSync
-	fillSlice = 2 << 20 // filled and synced in one go
+	fillSlice = 2 << 20  // filled and synced in one go
 	// probeEvery is how often a full disk is tried; a refused proposal tries it too, but not more often than probeGap.
 	probeEvery = time.Second
 	probeGap   = 100 * time.Millisecond

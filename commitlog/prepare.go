@@ -72,29 +72,38 @@ func (l *Log) prepareAll() (full bool) {
 		}
 		did, err := l.prepareStep(full)
 		switch {
-		case err == nil && full:
-			l.setFull(false, nil)
-		case err == nil && !did:
-			return false
-		case err == nil:
-		case diskFull(err):
+		case err != nil && diskFull(err):
 			l.setFull(true, err)
 			return true
-		default:
+		case err != nil:
 			l.fail("make room", err)
+			return false
+		case did == madeSegment: // an empty file proves no room
+		case full:
+			l.setFull(false, nil)
+		case did == nothing:
 			return false
 		}
 	}
 }
 
+// step is what prepareStep did.
+type step uint8
+
+const (
+	nothing step = iota
+	madeSegment
+	filledSlice
+)
+
 // prepareStep makes the next segment when there is none, else it fills a slice when the lead is short or when it must
-// prove that there is room. It says whether it did anything.
-func (l *Log) prepareStep(must bool) (did bool, err error) {
+// prove that there is room.
+func (l *Log) prepareStep(must bool) (did step, err error) {
 	l.mu.Lock()
 	active, next := l.mu.active, l.mu.next
 	if next == nil {
 		l.mu.Unlock()
-		return true, l.makeNext(active.end)
+		return madeSegment, l.makeNext(active.end)
 	}
 	seg, file := active, l.mu.activeFile
 	if seg.filled >= seg.capacity() {
@@ -103,7 +112,7 @@ func (l *Log) prepareStep(must bool) (did bool, err error) {
 	short := l.opts.Mode == ModeSync && l.aheadLocked(l.mu.written) < l.opts.lead()
 	if seg.filled >= seg.capacity() || !short && !must {
 		l.mu.Unlock()
-		return false, nil
+		return nothing, nil
 	}
 	from := seg.filled
 	to := min(from+l.opts.slice(), seg.capacity())
@@ -121,13 +130,13 @@ func (l *Log) prepareStep(must bool) (did bool, err error) {
 	l.mu.toWrite.Signal()
 	l.mu.Unlock()
 	if err != nil {
-		return true, err
+		return filledSlice, err
 	}
 	if err := file.SyncData(); err != nil {
 		// The kernel reports a lost page to one sync only, and it may have been a batch's.
 		l.fail("sync zero-filled room", err)
 	}
-	return true, nil
+	return filledSlice, nil
 }
 
 // aheadLocked says how many bytes beyond pos, a place in the active segment, are filled.

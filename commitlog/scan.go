@@ -258,17 +258,14 @@ func (s *scanner) deliver(b *Batch, h *header, raw []byte, end *ending, fn func(
 
 // ended judges a log in which no batch follows end.pos: it is whole, has a torn tail, is damaged, or never reached from.
 func (s *scanner) ended(from record.Position, end ending, wrong string) (ending, error) {
-	junk, where, known, err := s.survey(end.pos)
+	rest, err := s.survey(end.pos)
 	if err != nil {
 		return end, err
 	}
-	end.junk = junk
-	if known {
-		if where != end.pos {
-			wrong = "no batch begins where the segment does"
-		}
-		return end, s.corrupt(where, wrong+", but a later one knew it to be durable")
+	if rest.known {
+		return end, s.damageAfter(end.pos, rest, wrong)
 	}
+	end.junk = rest.junk
 	if end.last.index != 0 {
 		return end, nil // at least one batch was read, so end.pos is where it ended
 	}
@@ -289,46 +286,57 @@ func (s *scanner) ended(from record.Position, end ending, wrong string) (ending,
 	return end, nil
 }
 
-// survey looks at everything behind pos, where no batch is. junk is how many bytes there are up to the last one that is
-// not zero. known is true when a whole batch was found that knew more than pos to be durable; where then is the place of
-// the batch that is missing.
-func (s *scanner) survey(pos record.Position) (junk int64, where record.Position, known bool, err error) {
-	where = pos
-	first := s.spanAt(pos)
-	for i := first; i < len(s.spans); i++ {
-		sp := &s.spans[i]
-		from := max(0, int64(pos-sp.start))
+// damageAfter makes the error for a missing batch that followed the one which ended at pos: it was there, or at the start of
+// the next segment that holds anything, unless that has a whole batch.
+func (s *scanner) damageAfter(pos record.Position, rest survey, wrong string) error {
+	const known = ", but a later batch knew what was here to be durable"
+	if i := rest.first; i > s.spanAt(pos) {
+		_, _, bad, err := s.batch(i, s.spans[i].start)
+		if err != nil {
+			return err
+		}
+		if bad != "" {
+			return s.corrupt(s.spans[i].start, bad+known)
+		}
+	}
+	return s.corrupt(pos, wrong+known)
+}
+
+// survey is what lies behind the end of a log.
+type survey struct {
+	junk  int64 // bytes up to the last one that is not zero
+	first int   // index of the span with the first byte that is not zero, -1 for none
+	known bool  // there is a whole batch that knew more to be durable than the log has; junk is not counted then
+}
+
+// survey looks at everything from pos on, where no batch is.
+func (s *scanner) survey(pos record.Position) (survey, error) {
+	rest := survey{first: -1}
+	for i := s.spanAt(pos); i < len(s.spans); i++ {
+		from := max(0, int64(pos-s.spans[i].start))
 		last := from
-		for off := from; ; {
+		for off := from; ; off += scanChunk {
 			chunk, err := s.at(i, off, scanChunk)
-			if err != nil || len(chunk) == 0 {
-				if err != nil {
-					return 0, where, false, err
-				}
+			if err != nil {
+				return rest, err
+			}
+			if len(chunk) == 0 {
 				break
 			}
-			if n := lengthWithoutZeros(chunk); n > 0 {
-				if junk == 0 && last == from && i > first {
-					where = sp.start
-				}
-				last = off + int64(n)
-				known, err := s.knows(i, off, chunk[:n], pos)
-				if known && where != pos {
-					// Is it this segment's first batch that is damaged, or one that was zeroed before it?
-					_, _, wrong, e := s.batch(i, where)
-					if err = e; wrong == "" {
-						where = pos
-					}
-				}
-				if err != nil || known {
-					return 0, where, known, err
-				}
+			n := lengthWithoutZeros(chunk)
+			if n == 0 {
+				continue
 			}
-			off += scanChunk
+			if last = off + int64(n); rest.first < 0 {
+				rest.first = i
+			}
+			if rest.known, err = s.knows(i, off, chunk[:n], pos); err != nil || rest.known {
+				return rest, err
+			}
 		}
-		junk += last - from
+		rest.junk += last - from
 	}
-	return junk, where, false, nil
+	return rest, nil
 }
 
 // knows looks in chunk, bytes of span i from off on, for a whole batch that knew more than pos to be durable.
