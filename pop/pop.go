@@ -1,49 +1,170 @@
-// Package pop is where groups stand: cursors, popped messages (checkpoints) and their counters. Its record kinds, rows and
-// fold, and the pure choices: they take the time and a snapshot, and return what to write.
+// Package pop is where groups stand: cursors, popped messages (checkpoints) and how many of them are in flight.
+//
+// Popping a message moves the group's cursor past it and adds a checkpoint row under the time at which the message becomes
+// visible again. An acknowledgement deletes the row, changing the invisible time moves it, and a row whose time has passed
+// is simply the next thing that a pop takes: nothing has to revive it.
+//
+// Order of reading: this file, rows.go and records.go (the bytes), fold.go and forget.go (how records become rows),
+// choose.go and floors.go (what a pop may take now), handle.go (receipt handles), check.go (what must hold).
+//
+// Rules of the package:
+//   - A message that a group has in flight has exactly one checkpoint, and its offset is below the group's cursor. Moving
+//     the cursor back therefore forgets the checkpoints at and above the new place.
+//   - A record says what was handed out. It changes nothing where what it names is not as it was when the choice was made:
+//     a range that does not begin at the cursor, a checkpoint that is gone or was handed out again since.
+//   - The counter of a group on a topic changes in the batch that changes the rows which it counts.
+//   - The fold looks at no clock and keeps nothing that its rows depend on beside the batch under way.
 package pop
 
 import (
+	"encoding/binary"
+	"fmt"
+	"sync"
+
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
 )
 
-// State is the Fold of the pop record kinds and the reads of its rows.
-type State struct{}
-
-func New(e kvindex.Engine) *State { panic("unbuilt") }
-
-func (s *State) Kinds() []record.Kind { panic("unbuilt") }
-func (s *State) Apply(b *kvindex.Batch, at record.Position, r record.Record) (record.Outcome, error) {
-	panic("unbuilt")
+// State is the Fold of the pop record kinds and the reads of its rows. Reads are safe for concurrent use and see the latest
+// applied state; Apply, Finish and Publish belong to the folder's goroutine.
+type State struct {
+	engine kvindex.Reader
+	floors *floors
+	fold   fold
 }
-func (s *State) Finish(b *kvindex.Batch) error { panic("unbuilt") }
 
-// Cursor of a group in a queue.
+// place is a group on a topic.
+type place struct{ group, topic kvindex.ID }
+
+// New returns the state that e holds.
+func New(e kvindex.Engine) *State {
+	return &State{engine: e, floors: newFloors(), fold: fold{lows: map[place]int64{}}}
+}
+
+var _ kvindex.Fold = (*State)(nil)
+
+// Kinds lists the record kinds that the fold applies.
+func (s *State) Kinds() []record.Kind {
+	return []record.Kind{record.KindCommit, record.KindReset, record.KindPop, record.KindAck, record.KindExtend}
+}
+
+// Apply turns one record into rows. The outcome of pop, ack and extend is a Mask of what was done, that of commit and reset
+// the number of cursors that are now where the record says. Refused: nothing of what the record names was there any more.
+func (s *State) Apply(b *kvindex.Batch, at record.Position, r record.Record) (record.Outcome, error) {
+	f := &s.fold
+	var out record.Outcome
+	var err error
+	switch r.Kind {
+	case record.KindPop:
+		out, err = f.applyPop(b, r.Payload)
+	case record.KindAck:
+		out, err = f.applyAck(b, r.Payload)
+	case record.KindExtend:
+		out, err = f.applyExtend(b, r.Payload)
+	case record.KindCommit:
+		out, err = f.applyMove(b, r.Payload, false)
+	case record.KindReset:
+		out, err = f.applyMove(b, r.Payload, true)
+	default:
+		return record.Outcome{}, fmt.Errorf("pop: record of kind %v at %d is not pop's", r.Kind, at)
+	}
+	if err != nil {
+		return record.Outcome{}, fmt.Errorf("pop: %v record at %d: %w", r.Kind, at, err)
+	}
+	return out, nil
+}
+
+// Finish ends the batch: each Apply has left its rows complete.
+func (s *State) Finish(*kvindex.Batch) error {
+	s.fold.fresh = s.fold.fresh[:0]
+	return nil
+}
+
+// Publish lets the floors follow the checkpoints that the batch just committed added. The folder calls it after the commit.
+func (s *State) Publish() {
+	s.floors.lower(s.fold.lows)
+	clear(s.fold.lows)
+}
+
+// scratch is room for one read.
+type scratch struct{ lower, upper, val []byte }
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+// Cursor is where a group stands in a queue.
 type Cursor struct {
 	Next      int64 // next offset that a pop hands out
 	Committed int64 // what the group committed (pull) or popped up to (pop)
 }
 
-// Cursor reads it; ok is false when the group never had one there.
+// Cursor reads where a group stands; ok is false when it never had a cursor there.
 func (s *State) Cursor(group, topic kvindex.ID, queue int32) (c Cursor, ok bool, err error) {
-	panic("unbuilt")
+	sc := scratches.Get().(*scratch)
+	defer scratches.Put(sc)
+	sc.lower = kvindex.AppendCursorKey(sc.lower[:0], group, topic, queue)
+	val, ok, err := s.engine.Get(sc.lower, sc.val)
+	if err != nil {
+		return Cursor{}, false, fmt.Errorf("pop: read cursor of group id %d on topic id %d: %w", group, topic, err)
+	}
+	if !ok {
+		return Cursor{}, false, nil
+	}
+	sc.val = val
+	c, err = decodeCursor(val)
+	return c, err == nil, err
 }
 
-// EachCursor lists a group's cursors in key order (topic 0: of all topics).
+// EachCursor lists a group's cursors in key order (topic 0: of all topics) until f returns false.
 func (s *State) EachCursor(group, topic kvindex.ID, f func(topic kvindex.ID, queue int32, c Cursor) bool) error {
-	panic("unbuilt")
+	prefix := kvindex.AppendCursorGroupPrefix(nil, group)
+	if topic != 0 {
+		prefix = kvindex.AppendCursorTopicPrefix(nil, group, topic)
+	}
+	err := eachRow(s.engine, prefix, kvindex.PrefixEnd(prefix), func(key, val []byte) (bool, error) {
+		c, err := decodeCursor(val)
+		if err != nil {
+			return false, err
+		}
+		return f(kvindex.ID(binary.BigEndian.Uint64(key[9:])), int32(binary.BigEndian.Uint32(key[17:])), c), nil
+	})
+	if err != nil {
+		return fmt.Errorf("pop: list cursors of group id %d: %w", group, err)
+	}
+	return nil
 }
 
-// InFlight is the number of checkpoints of a group on a topic.
-func (s *State) InFlight(group, topic kvindex.ID) (int64, error) { panic("unbuilt") }
-
-// Commit is one committed offset.
-type Commit struct {
-	Group, Topic kvindex.ID
-	Queue        int32
-	Offset       int64
+// InFlight is the number of checkpoints of a group on a topic, those that are visible again included.
+func (s *State) InFlight(group, topic kvindex.ID) (int64, error) {
+	sc := scratches.Get().(*scratch)
+	defer scratches.Put(sc)
+	sc.lower = kvindex.AppendCounterKey(sc.lower[:0], group, topic)
+	val, ok, err := s.engine.Get(sc.lower, sc.val)
+	if err != nil {
+		return 0, fmt.Errorf("pop: read counter of group id %d on topic id %d: %w", group, topic, err)
+	}
+	if !ok {
+		return 0, nil
+	}
+	sc.val = val
+	return decodeCounter(val)
 }
 
-// CommitRecord sets committed offsets (Next follows); ResetRecord also forgets what is in flight in those queues.
-func CommitRecord(c []Commit) record.Record { panic("unbuilt") }
-func ResetRecord(c []Commit) record.Record  { panic("unbuilt") }
+// eachRow calls f for the rows with lower ≤ key < upper until it returns false or an error.
+func eachRow(r kvindex.Reader, lower, upper []byte, f func(key, val []byte) (more bool, err error)) (err error) {
+	it, err := r.NewIter(lower, upper)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := it.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	for ok := it.First(); ok; ok = it.Next() {
+		more, err := f(it.Key(), it.Value())
+		if err != nil || !more {
+			return err
+		}
+	}
+	return it.Error()
+}

@@ -1,0 +1,31 @@
+package pop
+
+import (
+	"fmt"
+
+	"github.com/cairnmq/cairn/kvindex"
+)
+
+// How tools print the rows of this package.
+func init() {
+	kvindex.RegisterValue(kvindex.SpaceCursor, func(_, val []byte) string {
+		c, err := decodeCursor(val)
+		return describe(val, err, "next=%d committed=%d", c.Next, c.Committed)
+	})
+	kvindex.RegisterValue(kvindex.SpaceCheckpoint, func(_, val []byte) string {
+		c, err := decodeCheckpoint(val)
+		return describe(val, err, "attempts=%d nonce=%016x position=%d size=%d popped=%s", c.Attempts, c.Nonce, c.Position,
+			c.Size, kvindex.FormatTime(c.PoppedAt))
+	})
+	kvindex.RegisterValue(kvindex.SpaceCounter, func(_, val []byte) string {
+		n, err := decodeCounter(val)
+		return describe(val, err, "in-flight=%d", n)
+	})
+}
+
+func describe(val []byte, err error, format string, args ...any) string {
+	if err != nil {
+		return fmt.Sprintf("malformed 0x%x", val)
+	}
+	return fmt.Sprintf(format, args...)
+}

@@ -1,0 +1,260 @@
+package pop
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/cairnmq/cairn/internal/record"
+	"github.com/cairnmq/cairn/kvindex"
+)
+
+// fold is what the folder's goroutine needs. Nothing in it outlives a log batch but memory to reuse.
+type fold struct {
+	// fresh are the checkpoints that the batch under way wrote: who must find all rows of a queue looks through the engine's
+	// rows and these.
+	fresh []freshRow
+	// lows are the earliest visible-at of what was written since the last Publish.
+	lows map[place]int64
+
+	pop     Pop
+	ack     Ack
+	extend  Extend
+	commits []Commit
+	key     []byte
+	val     []byte
+}
+
+type freshRow struct {
+	place
+	Ref
+}
+
+func (f *fold) applyPop(b *kvindex.Batch, payload []byte) (record.Outcome, error) {
+	p := &f.pop
+	if err := p.decode(payload); err != nil {
+		return record.Outcome{}, err
+	}
+	at := place{p.Group, p.Topic}
+	if ok, err := f.exists(b, at); err != nil || !ok {
+		return record.Outcome{Refused: true}, err
+	}
+	var done Mask
+	changed, added := false, int64(0)
+	for i, ref := range p.Again {
+		ok, err := f.handOutAgain(b, at, ref, p)
+		if err != nil {
+			return record.Outcome{}, err
+		}
+		if ok {
+			done |= 1 << i
+			changed = true
+		}
+	}
+	for _, ref := range p.Dropped {
+		if _, ok, err := f.remove(b, at, ref); err != nil {
+			return record.Outcome{}, err
+		} else if ok {
+			changed = true
+			added--
+		}
+	}
+	item, entries := len(p.Again), p.Entries
+	for _, r := range p.Ranges {
+		ok, err := f.movePast(b, at, r)
+		if err != nil {
+			return record.Outcome{}, err
+		}
+		if ok {
+			changed = true
+			added += int64(r.Count)
+			f.handOut(b, at, r.Queue, entries[:r.Count], p)
+			done |= (1<<r.Count - 1) << item
+		}
+		item += r.Count
+		entries = entries[r.Count:]
+	}
+	if err := f.count(b, at, added); err != nil {
+		return record.Outcome{}, err
+	}
+	return record.Outcome{Offset: int64(done), Refused: !changed}, nil
+}
+
+// exists says whether group and topic are there. Ids are never reused, so what was made for one that is gone changes nothing.
+func (f *fold) exists(b *kvindex.Batch, at place) (bool, error) {
+	f.key = kvindex.AppendTopicIDKey(f.key[:0], at.topic)
+	_, ok, err := b.Get(f.key)
+	if err != nil || !ok {
+		return false, err
+	}
+	f.key = kvindex.AppendGroupIDKey(f.key[:0], at.group)
+	_, ok, err = b.Get(f.key)
+	return ok, err
+}
+
+// handOutAgain moves an expired checkpoint to the pop's time, with one more attempt.
+func (f *fold) handOutAgain(b *kvindex.Batch, at place, ref Ref, p *Pop) (bool, error) {
+	row, ok, err := f.remove(b, at, ref)
+	if err != nil || !ok {
+		return false, err
+	}
+	row.Nonce, row.PoppedAt = p.Nonce, p.PoppedAt
+	if row.Attempts < math.MaxInt32 {
+		row.Attempts++
+	}
+	ref.VisibleAt = p.VisibleAt
+	f.write(b, at, ref, &row)
+	return true, nil
+}
+
+// movePast moves the cursor past a range that begins where it stands. A group that has none there yet begins with the range.
+func (f *fold) movePast(b *kvindex.Batch, at place, r Range) (bool, error) {
+	c, ok, err := f.cursor(b, at, r.Queue)
+	if err != nil || ok && c.Next != r.Start {
+		return false, err
+	}
+	f.setCursor(b, at, r.Queue, r.End)
+	return true, nil
+}
+
+// handOut writes the checkpoints of messages that are handed out for the first time.
+func (f *fold) handOut(b *kvindex.Batch, at place, queue int32, entries []Entry, p *Pop) {
+	for i := range entries {
+		e := &entries[i]
+		row := Checkpoint{Nonce: p.Nonce, Attempts: 1, Position: e.Position, Size: e.Size, PoppedAt: p.PoppedAt}
+		f.write(b, at, Ref{VisibleAt: p.VisibleAt, Queue: queue, Offset: e.Offset}, &row)
+	}
+}
+
+func (f *fold) applyAck(b *kvindex.Batch, payload []byte) (record.Outcome, error) {
+	if err := f.ack.decode(payload); err != nil {
+		return record.Outcome{}, err
+	}
+	at := place{f.ack.Group, f.ack.Topic}
+	var done Mask
+	for i, ref := range f.ack.Refs {
+		_, ok, err := f.remove(b, at, ref)
+		if err != nil {
+			return record.Outcome{}, err
+		}
+		if ok {
+			done |= 1 << i
+		}
+	}
+	if err := f.count(b, at, -int64(done.Count())); err != nil {
+		return record.Outcome{}, err
+	}
+	return record.Outcome{Offset: int64(done), Refused: done == 0}, nil
+}
+
+func (f *fold) applyExtend(b *kvindex.Batch, payload []byte) (record.Outcome, error) {
+	if err := f.extend.decode(payload); err != nil {
+		return record.Outcome{}, err
+	}
+	at := place{f.extend.Group, f.extend.Topic}
+	var done Mask
+	for i := range f.extend.Moves {
+		ok, err := f.move(b, at, &f.extend.Moves[i])
+		if err != nil {
+			return record.Outcome{}, err
+		}
+		if ok {
+			done |= 1 << i
+		}
+	}
+	return record.Outcome{Offset: int64(done), Refused: done == 0}, nil
+}
+
+func (f *fold) move(b *kvindex.Batch, at place, m *Move) (bool, error) {
+	row, ok, err := f.read(b, at, m.Ref)
+	if err != nil || !ok {
+		return false, err
+	}
+	attempts := row.Attempts
+	if m.Free {
+		row.Attempts = max(row.Attempts-1, 0)
+	}
+	if m.To == m.VisibleAt && row.Attempts == attempts {
+		return true, nil // nothing moves
+	}
+	b.SingleDelete(f.key)
+	ref := m.Ref
+	ref.VisibleAt = m.To
+	f.write(b, at, ref, &row)
+	return true, nil
+}
+
+// read finds the row of a checkpoint that still has the nonce of ref, and leaves its key in f.key.
+func (f *fold) read(b *kvindex.Batch, at place, ref Ref) (Checkpoint, bool, error) {
+	f.key = ref.appendKey(f.key[:0], at)
+	val, ok, err := b.Get(f.key)
+	if err != nil || !ok {
+		return Checkpoint{}, false, err
+	}
+	row, err := decodeCheckpoint(val)
+	return row, err == nil && row.Nonce == ref.Nonce, err
+}
+
+// remove deletes the row of a checkpoint that still has the nonce of ref, and answers it. The caller counts.
+//
+// Each row is written in one log batch, since its offset is below the cursor from then on and moving the cursor back deletes
+// it; therefore a single-delete is enough.
+func (f *fold) remove(b *kvindex.Batch, at place, ref Ref) (Checkpoint, bool, error) {
+	row, ok, err := f.read(b, at, ref)
+	if ok {
+		b.SingleDelete(f.key)
+	}
+	return row, ok, err
+}
+
+func (f *fold) write(b *kvindex.Batch, at place, ref Ref, row *Checkpoint) {
+	f.key = ref.appendKey(f.key[:0], at)
+	f.val = appendCheckpoint(f.val[:0], row)
+	b.Set(f.key, f.val)
+	f.fresh = append(f.fresh, freshRow{at, ref})
+	if low, ok := f.lows[at]; !ok || ref.VisibleAt < low {
+		f.lows[at] = ref.VisibleAt
+	}
+}
+
+func (f *fold) cursor(b *kvindex.Batch, at place, queue int32) (Cursor, bool, error) {
+	f.key = kvindex.AppendCursorKey(f.key[:0], at.group, at.topic, queue)
+	val, ok, err := b.Get(f.key)
+	if err != nil || !ok {
+		return Cursor{}, false, err
+	}
+	c, err := decodeCursor(val)
+	return c, err == nil, err
+}
+
+func (f *fold) setCursor(b *kvindex.Batch, at place, queue int32, offset int64) {
+	f.key = kvindex.AppendCursorKey(f.key[:0], at.group, at.topic, queue)
+	f.val = appendCursor(f.val[:0], Cursor{Next: offset, Committed: offset})
+	b.Set(f.key, f.val)
+}
+
+func (f *fold) inFlight(b *kvindex.Batch, at place) (int64, error) {
+	f.key = kvindex.AppendCounterKey(f.key[:0], at.group, at.topic)
+	val, ok, err := b.Get(f.key)
+	if err != nil || !ok {
+		return 0, err
+	}
+	return decodeCounter(val)
+}
+
+// count adds to the number of checkpoints in flight.
+func (f *fold) count(b *kvindex.Batch, at place, added int64) error {
+	if added == 0 {
+		return nil
+	}
+	n, err := f.inFlight(b, at)
+	if err != nil {
+		return err
+	}
+	if n += added; n < 0 {
+		return fmt.Errorf("group id %d on topic id %d has %d in flight: %w", at.group, at.topic, n, errMalformed)
+	}
+	f.key = kvindex.AppendCounterKey(f.key[:0], at.group, at.topic)
+	f.val = appendCounter(f.val[:0], n)
+	b.Set(f.key, f.val)
+	return nil
+}

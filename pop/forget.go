@@ -1,0 +1,129 @@
+package pop
+
+import (
+	"github.com/cairnmq/cairn/internal/record"
+	"github.com/cairnmq/cairn/kvindex"
+)
+
+// applyMove sets cursors. With reset everything in flight in their queues is forgotten, otherwise only what a cursor that
+// moves back leaves behind: it will be handed out anew.
+func (f *fold) applyMove(b *kvindex.Batch, payload []byte, reset bool) (_ record.Outcome, err error) {
+	f.commits, err = decodeCommits(payload, f.commits[:0])
+	if err != nil {
+		return record.Outcome{}, err
+	}
+	moved := int64(0)
+	for i := 0; i < len(f.commits); {
+		// Neighbours of one group on one topic are taken together, so that its rows are looked through once.
+		at := place{f.commits[i].Group, f.commits[i].Topic}
+		end := i + 1
+		for end < len(f.commits) && f.commits[end].Group == at.group && f.commits[end].Topic == at.topic {
+			end++
+		}
+		n, err := f.moveCursors(b, at, f.commits[i:end], reset)
+		if err != nil {
+			return record.Outcome{}, err
+		}
+		moved += n
+		i = end
+	}
+	return record.Outcome{Offset: moved, Refused: moved == 0}, nil
+}
+
+func (f *fold) moveCursors(b *kvindex.Batch, at place, commits []Commit, reset bool) (moved int64, err error) {
+	if ok, err := f.exists(b, at); err != nil || !ok {
+		return 0, err
+	}
+	var froms map[int32]int64 // queue → the first offset that is forgotten
+	for _, c := range commits {
+		if c.Queue < 0 || c.Offset < 0 {
+			continue
+		}
+		moved++
+		old, ok, err := f.cursor(b, at, c.Queue)
+		if err != nil {
+			return 0, err
+		}
+		if reset || ok && c.Offset < old.Next {
+			from := c.Offset
+			if reset {
+				from = 0
+			}
+			if froms == nil {
+				froms = make(map[int32]int64, len(commits))
+			}
+			if lowest, ok := froms[c.Queue]; !ok || from < lowest {
+				froms[c.Queue] = from
+			}
+		}
+		if !ok || old != (Cursor{c.Offset, c.Offset}) {
+			f.setCursor(b, at, c.Queue, c.Offset)
+		}
+	}
+	if froms == nil {
+		return moved, nil
+	}
+	return moved, f.forget(b, at, froms)
+}
+
+// forget deletes the checkpoints of each queue in froms whose offset is at least the one given there.
+func (f *fold) forget(b *kvindex.Batch, at place, froms map[int32]int64) error {
+	total, err := f.inFlight(b, at)
+	if err != nil || total == 0 {
+		return err
+	}
+	goes := func(ref Ref) bool {
+		from, ok := froms[ref.Queue]
+		return ok && ref.Offset >= from
+	}
+	kept, found := false, int64(0)
+	err = f.eachRow(b, at, func(ref Ref) bool { return !goes(ref) }, func([]byte) bool {
+		kept = true
+		return false
+	})
+	if err != nil {
+		return err
+	}
+	if !kept {
+		prefix := kvindex.AppendCheckpointTopicPrefix(nil, at.group, at.topic)
+		b.DeleteRange(prefix, kvindex.PrefixEnd(prefix))
+		return f.count(b, at, -total)
+	}
+	err = f.eachRow(b, at, goes, func(key []byte) bool {
+		b.SingleDelete(key)
+		found++
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	return f.count(b, at, -found)
+}
+
+// eachRow calls do for the checkpoints of a group on a topic that which picks, until do returns false, as the batch has left
+// them so far. Rows that the batch itself wrote are not in the engine yet, and those that it deleted still are. A row may
+// come twice unless do deletes it.
+func (f *fold) eachRow(b *kvindex.Batch, at place, which func(Ref) bool, do func(key []byte) (more bool)) error {
+	more := true
+	visit := func(key []byte) (bool, error) {
+		_, ok, err := b.Get(key)
+		if err == nil && ok {
+			more = do(key)
+		}
+		return more, err
+	}
+	prefix := kvindex.AppendCheckpointTopicPrefix(nil, at.group, at.topic)
+	err := eachRow(b.Engine(), prefix, kvindex.PrefixEnd(prefix), func(key, _ []byte) (bool, error) {
+		if !which(refOfKey(key)) {
+			return true, nil
+		}
+		return visit(key)
+	})
+	for i := 0; i < len(f.fresh) && more && err == nil; i++ {
+		if row := &f.fresh[i]; row.place == at && which(row.Ref) {
+			f.key = row.appendKey(f.key[:0], at)
+			_, err = visit(f.key)
+		}
+	}
+	return err
+}

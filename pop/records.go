@@ -1,0 +1,343 @@
+package pop
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/bits"
+
+	"github.com/cairnmq/cairn/internal/record"
+	"github.com/cairnmq/cairn/kvindex"
+)
+
+// All record payloads of this package begin with a form number, and are made of unsigned varints (uv) apart from nonces,
+// which are 8 bytes, big-endian.
+const recordForm = 1
+
+// MaxItems bounds what one pop, ack or extend record names, so that a Mask can say of each what became of it.
+const MaxItems = 63
+
+// Mask is the outcome of a pop, ack or extend record: bit i says that item i of the record was done.
+type Mask int64
+
+// MaskOf reads the mask of an outcome.
+func MaskOf(o record.Outcome) Mask { return Mask(o.Offset) }
+
+// Has says whether item i was done.
+func (m Mask) Has(i int) bool { return m>>i&1 == 1 }
+
+// Count is the number of items that were done.
+func (m Mask) Count() int { return bits.OnesCount64(uint64(m)) }
+
+func checkItems(n int) {
+	if n > MaxItems {
+		panic(fmt.Sprintf("pop: a record of %d items", n))
+	}
+}
+
+// Pop is what one receive handed out to a group on a topic. The items of its outcome's Mask are Again, then Entries.
+type Pop struct {
+	Group, Topic kvindex.ID
+	PoppedAt     int64 // ms
+	VisibleAt    int64 // ms, of everything that was handed out
+	Nonce        uint64
+	// Again are expired checkpoints that are handed out again; they move to VisibleAt.
+	Again []Ref
+	// Dropped are expired checkpoints that are passed over for good: their message is gone, or not wanted any more.
+	Dropped []Ref
+	// Ranges are the offsets that the cursors move past, at most one range a queue; Entries are those of them that are
+	// handed out, in the order of Ranges. What is not among the entries is passed over for good.
+	Ranges  []Range
+	Entries []Entry
+}
+
+// Range of offsets in a queue: it must begin where the group's cursor stands, or where the group has none yet.
+type Range struct {
+	Queue      int32
+	Start, End int64
+	Count      int // of Entries in this range
+}
+
+// Entry is a message that is handed out for the first time. Offsets rise within a range.
+type Entry struct {
+	Offset   int64
+	Position record.Position
+	Size     int32 // of the log record, header included
+}
+
+// Reset empties p and keeps its memory.
+func (p *Pop) Reset() {
+	*p = Pop{Again: p.Again[:0], Dropped: p.Dropped[:0], Ranges: p.Ranges[:0], Entries: p.Entries[:0]}
+}
+
+// Items is the number of messages that are handed out.
+func (p *Pop) Items() int { return len(p.Again) + len(p.Entries) }
+
+// Empty says that the record would change nothing.
+func (p *Pop) Empty() bool { return len(p.Again) == 0 && len(p.Dropped) == 0 && len(p.Ranges) == 0 }
+
+// Record makes the record. At most MaxItems messages are handed out, and times are not negative and in order: anything else
+// is a broken invariant, and panics before it gets into the log.
+func (p *Pop) Record() record.Record {
+	size := 64 + 32*(len(p.Again)+len(p.Dropped)) + 24*len(p.Ranges) + 16*len(p.Entries)
+	return record.Record{Kind: record.KindPop, Payload: p.AppendTo(make([]byte, 0, size))}
+}
+
+// AppendTo appends the payload of the record. A ref is drawn at appendRef; gap is the distance of an entry's offset from
+// the offset after the entry before, or from the range's start.
+//
+//	┌─────────┬──────────┬──────────┬──────────────────┬─────────────────┬──────────┐
+//	│ form 1  │ group uv │ topic uv │ popped at ms uv  │ invisible ms uv │ nonce 8  │
+//	├─────────┴──┬───────┴─────────┬┴─────────────┬────┴────────────┬────┴──────────┤
+//	│ again uv   │ ref × again     │ dropped uv   │ ref × dropped   │ ranges uv     │
+//	├────────────┴┬───────────┬────┴──────┬───────┴───┬─────────────┴───────────────┤
+//	│ queue uv    │ start uv  │ length uv │ count uv  │ (gap, position, size uv) ×  │ × ranges
+//	└─────────────┴───────────┴───────────┴───────────┴─────────────────────────────┘
+func (p *Pop) AppendTo(dst []byte) []byte {
+	checkItems(p.Items())
+	if p.PoppedAt < 0 || p.VisibleAt < p.PoppedAt {
+		panic(fmt.Sprintf("pop: a record popped at %d and visible at %d", p.PoppedAt, p.VisibleAt))
+	}
+	dst = appendHead(dst, p.Group, p.Topic)
+	dst = binary.AppendUvarint(dst, uint64(p.PoppedAt))
+	dst = binary.AppendUvarint(dst, uint64(p.VisibleAt-p.PoppedAt))
+	dst = binary.BigEndian.AppendUint64(dst, p.Nonce)
+	dst = appendRefs(dst, p.Again)
+	dst = appendRefs(dst, p.Dropped)
+	dst = binary.AppendUvarint(dst, uint64(len(p.Ranges)))
+	entries := p.Entries
+	for i := range p.Ranges {
+		r := &p.Ranges[i]
+		dst = binary.AppendUvarint(dst, uint64(r.Queue))
+		dst = binary.AppendUvarint(dst, uint64(r.Start))
+		dst = binary.AppendUvarint(dst, uint64(r.End-r.Start))
+		dst = binary.AppendUvarint(dst, uint64(r.Count))
+		next := r.Start
+		for j := range entries[:r.Count] {
+			e := &entries[j]
+			dst = binary.AppendUvarint(dst, uint64(e.Offset-next))
+			dst = binary.AppendUvarint(dst, uint64(e.Position))
+			dst = binary.AppendUvarint(dst, uint64(e.Size))
+			next = e.Offset + 1
+		}
+		entries = entries[r.Count:]
+	}
+	return dst
+}
+
+func (p *Pop) decode(payload []byte) error {
+	p.Reset()
+	d := decoder{rest: payload}
+	p.Group, p.Topic = d.head()
+	p.PoppedAt = d.number()
+	p.VisibleAt = d.number() + p.PoppedAt
+	p.Nonce = d.fixed()
+	p.Again = d.refs(p.Again)
+	p.Dropped = d.refs(p.Dropped)
+	for range d.count(4) {
+		r := Range{Queue: d.number32(), Start: d.number()}
+		r.End = r.Start + d.number()
+		r.Count = d.count(3)
+		next := r.Start
+		for range r.Count {
+			e := Entry{Offset: next + d.number(), Position: record.Position(d.number()), Size: d.number32()}
+			if e.Offset < next || e.Offset >= r.End {
+				d.fail()
+			}
+			next = e.Offset + 1
+			p.Entries = append(p.Entries, e)
+		}
+		if r.End < r.Start {
+			d.fail()
+		}
+		p.Ranges = append(p.Ranges, r)
+	}
+	if p.VisibleAt < 0 || p.Items() > MaxItems {
+		d.fail()
+	}
+	return d.end()
+}
+
+// Ack names checkpoints to be removed, at most MaxItems. They are the items of the outcome's Mask.
+type Ack struct {
+	Group, Topic kvindex.ID
+	Refs         []Ref
+}
+
+// AckRecord makes the record of an acknowledgement.
+//
+//	┌─────────┬──────────┬──────────┬──────────┬────────────┐
+//	│ form 1  │ group uv │ topic uv │ count uv │ ref × count│
+//	└─────────┴──────────┴──────────┴──────────┴────────────┘
+func AckRecord(a *Ack) record.Record {
+	checkItems(len(a.Refs))
+	dst := appendHead(make([]byte, 0, 24+32*len(a.Refs)), a.Group, a.Topic)
+	return record.Record{Kind: record.KindAck, Payload: appendRefs(dst, a.Refs)}
+}
+
+func (a *Ack) decode(payload []byte) error {
+	d := decoder{rest: payload}
+	a.Group, a.Topic = d.head()
+	a.Refs = d.refs(a.Refs[:0])
+	if len(a.Refs) > MaxItems {
+		d.fail()
+	}
+	return d.end()
+}
+
+// Move is one checkpoint that becomes visible at another time.
+type Move struct {
+	Ref
+	To int64 // ms
+	// Free says that the delivery that ends with this does not count as an attempt.
+	Free bool
+}
+
+// Extend names checkpoints to be moved, at most MaxItems. They are the items of the outcome's Mask.
+type Extend struct {
+	Group, Topic kvindex.ID
+	Moves        []Move
+}
+
+// ExtendRecord makes the record of a change of invisible time; free is 0 or 1.
+//
+//	┌─────────┬──────────┬──────────┬──────────┬─────┬──────────┬─────────┐
+//	│ form 1  │ group uv │ topic uv │ count uv │ ref │ to ms uv │ free 1  │ ref, to and free × count
+//	└─────────┴──────────┴──────────┴──────────┴─────┴──────────┴─────────┘
+func ExtendRecord(e *Extend) record.Record {
+	checkItems(len(e.Moves))
+	dst := appendHead(make([]byte, 0, 24+40*len(e.Moves)), e.Group, e.Topic)
+	dst = binary.AppendUvarint(dst, uint64(len(e.Moves)))
+	for i := range e.Moves {
+		m := &e.Moves[i]
+		dst = appendRef(dst, &m.Ref)
+		dst = binary.AppendUvarint(dst, uint64(m.To))
+		if m.Free {
+			dst = append(dst, 1)
+		} else {
+			dst = append(dst, 0)
+		}
+	}
+	return record.Record{Kind: record.KindExtend, Payload: dst}
+}
+
+func (e *Extend) decode(payload []byte) error {
+	d := decoder{rest: payload}
+	e.Group, e.Topic = d.head()
+	e.Moves = e.Moves[:0]
+	for range d.count(leastRef + 2) {
+		m := Move{Ref: d.ref(), To: d.number()}
+		free := d.byte()
+		m.Free = free == 1
+		if free > 1 {
+			d.fail()
+		}
+		e.Moves = append(e.Moves, m)
+	}
+	if len(e.Moves) > MaxItems {
+		d.fail()
+	}
+	return d.end()
+}
+
+// Commit is one committed offset. A negative queue or offset is refused when it is applied.
+type Commit struct {
+	Group, Topic kvindex.ID
+	Queue        int32
+	Offset       int64
+}
+
+// CommitRecord sets committed offsets, and Next with them. Where that moves a cursor back, checkpoints at and above the
+// offset are forgotten, because their messages are to be handed out anew.
+//
+//	┌─────────┬──────────┬──────────┬──────────┬──────────┬───────────┐
+//	│ form 1  │ count uv │ group uv │ topic uv │ queue uv │ offset uv │ the last four × count
+//	└─────────┴──────────┴──────────┴──────────┴──────────┴───────────┘
+func CommitRecord(c []Commit) record.Record {
+	return record.Record{Kind: record.KindCommit, Payload: appendCommits(c)}
+}
+
+// ResetRecord sets cursors like CommitRecord and forgets everything that is in flight in those queues. Its payload is the
+// same.
+func ResetRecord(c []Commit) record.Record {
+	return record.Record{Kind: record.KindReset, Payload: appendCommits(c)}
+}
+
+func appendCommits(commits []Commit) []byte {
+	dst := append(make([]byte, 0, 8+16*len(commits)), recordForm)
+	dst = binary.AppendUvarint(dst, uint64(len(commits)))
+	for i := range commits {
+		c := &commits[i]
+		dst = binary.AppendUvarint(dst, uint64(c.Group))
+		dst = binary.AppendUvarint(dst, uint64(c.Topic))
+		dst = binary.AppendUvarint(dst, uint64(uint32(c.Queue)))
+		dst = binary.AppendUvarint(dst, uint64(c.Offset))
+	}
+	return dst
+}
+
+func decodeCommits(payload []byte, dst []Commit) ([]Commit, error) {
+	d := decoder{rest: payload}
+	d.form()
+	for range d.count(4) {
+		c := Commit{Group: kvindex.ID(d.uvarint()), Topic: kvindex.ID(d.uvarint())}
+		queue := d.uvarint()
+		if queue > 1<<32-1 {
+			d.fail()
+		}
+		c.Queue, c.Offset = int32(uint32(queue)), int64(d.uvarint())
+		dst = append(dst, c)
+	}
+	return dst, d.end()
+}
+
+// ---- parts ----
+
+func appendHead(dst []byte, group, topic kvindex.ID) []byte {
+	dst = append(dst, recordForm)
+	dst = binary.AppendUvarint(dst, uint64(group))
+	return binary.AppendUvarint(dst, uint64(topic))
+}
+
+func (d *decoder) form() {
+	if d.byte() != recordForm {
+		d.fail()
+	}
+}
+
+func (d *decoder) head() (group, topic kvindex.ID) {
+	d.form()
+	return kvindex.ID(d.uvarint()), kvindex.ID(d.uvarint())
+}
+
+const leastRef = 11
+
+// appendRef names a checkpoint.
+//
+//	┌──────────────────┬──────────┬───────────┬──────────┐
+//	│ visible at ms uv │ queue uv │ offset uv │ nonce 8  │
+//	└──────────────────┴──────────┴───────────┴──────────┘
+func appendRef(dst []byte, r *Ref) []byte {
+	dst = binary.AppendUvarint(dst, uint64(r.VisibleAt))
+	dst = binary.AppendUvarint(dst, uint64(r.Queue))
+	dst = binary.AppendUvarint(dst, uint64(r.Offset))
+	return binary.BigEndian.AppendUint64(dst, r.Nonce)
+}
+
+func (d *decoder) ref() Ref {
+	return Ref{VisibleAt: d.number(), Queue: d.number32(), Offset: d.number(), Nonce: d.fixed()}
+}
+
+func appendRefs(dst []byte, refs []Ref) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(refs)))
+	for i := range refs {
+		dst = appendRef(dst, &refs[i])
+	}
+	return dst
+}
+
+func (d *decoder) refs(dst []Ref) []Ref {
+	for range d.count(leastRef) {
+		dst = append(dst, d.ref())
+	}
+	return dst
+}

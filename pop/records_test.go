@@ -1,0 +1,238 @@
+package pop
+
+import (
+	"bytes"
+	"math"
+	"reflect"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/cairnmq/cairn/internal/record"
+	"github.com/cairnmq/cairn/kvindex"
+)
+
+var (
+	anyID     = rapid.Map(rapid.Uint64(), func(v uint64) kvindex.ID { return kvindex.ID(v) })
+	anyTime   = rapid.Int64Range(0, math.MaxInt64/2)
+	anyOffset = rapid.Int64Range(0, math.MaxInt64/4)
+	anyRef    = rapid.Custom(func(t *rapid.T) Ref {
+		return Ref{VisibleAt: anyTime.Draw(t, "visible"), Queue: rapid.Int32Range(0, math.MaxInt32).Draw(t, "queue"),
+			Offset: anyOffset.Draw(t, "offset"), Nonce: rapid.Uint64().Draw(t, "nonce")}
+	})
+	anyPop = rapid.Custom(func(t *rapid.T) *Pop {
+		p := &Pop{Group: anyID.Draw(t, "group"), Topic: anyID.Draw(t, "topic"), PoppedAt: anyTime.Draw(t, "popped"),
+			Nonce: rapid.Uint64().Draw(t, "nonce")}
+		p.VisibleAt = p.PoppedAt + rapid.Int64Range(0, 1<<40).Draw(t, "invisible")
+		p.Again = rapid.SliceOfN(anyRef, 0, 20).Draw(t, "again")
+		p.Dropped = rapid.SliceOfN(anyRef, 0, 80).Draw(t, "dropped")
+		for range rapid.IntRange(0, 4).Draw(t, "ranges") {
+			r := Range{Queue: rapid.Int32Range(0, math.MaxInt32).Draw(t, "queue"), Start: anyOffset.Draw(t, "start")}
+			r.Count = rapid.IntRange(0, 10).Draw(t, "count")
+			r.End = r.Start
+			for range r.Count {
+				r.End += rapid.Int64Range(0, 1<<30).Draw(t, "gap")
+				p.Entries = append(p.Entries, Entry{r.End, record.Position(anyTime.Draw(t, "position")),
+					rapid.Int32Range(0, math.MaxInt32).Draw(t, "size")})
+				r.End++
+			}
+			r.End += rapid.Int64Range(0, 5).Draw(t, "passed")
+			p.Ranges = append(p.Ranges, r)
+		}
+		return p
+	})
+)
+
+func TestRecordsReadBackAsTheyWereWritten(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := anyPop.Draw(t, "pop")
+		var pop Pop
+		if err := pop.decode(p.Record().Payload); err != nil || !sameBytes(p, &pop) {
+			t.Fatalf("%+v became %+v, %v", p, pop, err)
+		}
+		a := &Ack{Group: p.Group, Topic: p.Topic, Refs: rapid.SliceOfN(anyRef, 0, MaxItems).Draw(t, "refs")}
+		var ack Ack
+		if err := ack.decode(AckRecord(a).Payload); err != nil || !reflect.DeepEqual(*a, fixAck(ack)) {
+			t.Fatalf("%+v became %+v, %v", a, ack, err)
+		}
+		e := &Extend{Group: p.Group, Topic: p.Topic}
+		for _, ref := range a.Refs {
+			e.Moves = append(e.Moves, Move{ref, anyTime.Draw(t, "to"), rapid.Bool().Draw(t, "free")})
+		}
+		var extend Extend
+		if err := extend.decode(ExtendRecord(e).Payload); err != nil || len(extend.Moves) != len(e.Moves) ||
+			len(e.Moves) > 0 && !reflect.DeepEqual(*e, extend) {
+			t.Fatalf("%+v became %+v, %v", e, extend, err)
+		}
+		c := rapid.SliceOf(rapid.Custom(func(t *rapid.T) Commit {
+			return Commit{anyID.Draw(t, "group"), anyID.Draw(t, "topic"), rapid.Int32().Draw(t, "queue"), rapid.Int64().Draw(t, "offset")}
+		})).Draw(t, "commits")
+		for _, r := range []record.Record{CommitRecord(c), ResetRecord(c)} {
+			if commits, err := decodeCommits(r.Payload, []Commit{}); err != nil || !reflect.DeepEqual(c, commits) {
+				t.Fatalf("%+v became %+v, %v", c, commits, err)
+			}
+		}
+	})
+}
+
+func sameBytes(a, b *Pop) bool {
+	return bytes.Equal(a.AppendTo(nil), b.AppendTo(nil)) && a.VisibleAt == b.VisibleAt && len(a.Ranges) == len(b.Ranges) &&
+		len(a.Entries) == len(b.Entries) && (len(a.Entries) == 0 || reflect.DeepEqual(a.Entries, b.Entries))
+}
+
+func fixAck(a Ack) Ack {
+	if a.Refs == nil {
+		a.Refs = []Ref{}
+	}
+	return a
+}
+
+func TestARecordOfTooManyItemsPanics(t *testing.T) {
+	defer func() {
+		if recover() == nil {
+			t.Fatal("a mask cannot say what became of 64 items")
+		}
+	}()
+	AckRecord(&Ack{Refs: make([]Ref, MaxItems+1)})
+}
+
+func TestMask(t *testing.T) {
+	m := MaskOf(record.Outcome{Offset: 1<<62 | 5})
+	if !m.Has(0) || m.Has(1) || !m.Has(2) || !m.Has(62) || m.Count() != 3 {
+		t.Fatalf("%b: %d", m, m.Count())
+	}
+}
+
+// What is read must be the same when it is written and read again.
+func FuzzRecords(f *testing.F) {
+	f.Add(popped(1, 2, 3, 4, 9, 100, 200, 7).Payload)
+	f.Add((&Pop{Again: []Ref{{5, 6, 7, 8}}, Dropped: []Ref{{1, 2, 3, 4}}}).Record().Payload)
+	f.Add(ackOf(1, 2, Ref{5, 6, 7, 8}).Payload)
+	f.Add(moveOf(1, 2, Move{Ref{5, 6, 7, 8}, 9, true}).Payload)
+	f.Add(CommitRecord([]Commit{{1, 2, 3, 4}}).Payload)
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		var p, q Pop
+		if p.decode(payload) == nil {
+			if err := q.decode(p.Record().Payload); err != nil || !sameBytes(&p, &q) {
+				t.Fatalf("%+v became %+v, %v", p, q, err)
+			}
+		}
+		var a, b Ack
+		if a.decode(payload) == nil {
+			if err := b.decode(AckRecord(&a).Payload); err != nil || !reflect.DeepEqual(a, b) {
+				t.Fatalf("%+v became %+v, %v", a, b, err)
+			}
+		}
+		var d, e Extend
+		if d.decode(payload) == nil {
+			if err := e.decode(ExtendRecord(&d).Payload); err != nil || !reflect.DeepEqual(d, e) {
+				t.Fatalf("%+v became %+v, %v", d, e, err)
+			}
+		}
+		if c, err := decodeCommits(payload, nil); err == nil {
+			if again, err := decodeCommits(CommitRecord(c).Payload, nil); err != nil || !reflect.DeepEqual(c, again) {
+				t.Fatalf("%+v became %+v, %v", c, again, err)
+			}
+		}
+	})
+}
+
+func FuzzRows(f *testing.F) {
+	f.Add(appendCheckpoint(nil, &Checkpoint{1, 2, 3, 4, 5}))
+	f.Add(appendCursor(nil, Cursor{1, 2}))
+	f.Add(appendCounter(nil, 9))
+	f.Fuzz(func(t *testing.T, val []byte) {
+		if c, err := decodeCheckpoint(val); err == nil {
+			if again, err := decodeCheckpoint(appendCheckpoint(nil, &c)); err != nil || again != c {
+				t.Fatalf("%+v became %+v, %v", c, again, err)
+			}
+		}
+		if c, err := decodeCursor(val); err == nil && !bytes.Equal(appendCursor(nil, c), val) {
+			t.Fatalf("cursor %x", val)
+		}
+		if n, err := decodeCounter(val); err == nil && !bytes.Equal(appendCounter(nil, n), val) {
+			t.Fatalf("counter %x", val)
+		}
+		for _, space := range []kvindex.Space{kvindex.SpaceCursor, kvindex.SpaceCheckpoint, kvindex.SpaceCounter} {
+			if _, _, text := kvindex.Describe([]byte{byte(space)}, val); text == "" {
+				t.Fatalf("%v row %x is printed as nothing", space, val)
+			}
+		}
+	})
+}
+
+var anyHandle = rapid.Custom(func(t *rapid.T) Handle {
+	h := Handle{Group: anyID.Draw(t, "group"), Topic: anyID.Draw(t, "topic"), Queue: rapid.Int32Range(0, math.MaxInt32).Draw(t, "queue"),
+		Offset: rapid.Int64Range(0, math.MaxInt64).Draw(t, "offset"), PoppedAt: rapid.Int64Range(0, math.MaxInt64).Draw(t, "popped"),
+		Attempts: rapid.Int32Range(0, math.MaxInt32).Draw(t, "attempts"), Nonce: rapid.Uint64().Draw(t, "nonce")}
+	h.VisibleAt = rapid.Int64Range(h.PoppedAt, math.MaxInt64).Draw(t, "visible")
+	return h
+})
+
+func TestHandles(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		h := anyHandle.Draw(t, "handle")
+		text := string(h.AppendTo(nil))
+		got, err := ParseHandle(text)
+		if err != nil || got != h {
+			t.Fatalf("%+v became %+v, %v", h, got, err)
+		}
+		if ref := got.Ref(); ref != (Ref{h.VisibleAt, h.Queue, h.Offset, h.Nonce}) {
+			t.Fatalf("%+v", ref)
+		}
+		// Any other text next to it is refused: one character changed, one more, one less, a line end.
+		i := rapid.IntRange(0, len(text)-1).Draw(t, "at")
+		c := rapid.Byte().Filter(func(c byte) bool { return c != text[i] }).Draw(t, "to")
+		for _, bad := range []string{text[:i] + string(rune(c)) + text[i+1:], text[:i] + text[i+1:], text + "A", text[:i] + "\n" + text[i:]} {
+			if got, err := ParseHandle(bad); err == nil {
+				t.Fatalf("%q was read as %+v", bad, got)
+			}
+		}
+	})
+	h := Handle{Group: 3, Topic: 4, Queue: 1, Offset: 100_000, PoppedAt: 1_700_000_000_000, VisibleAt: 1_700_000_030_000, Attempts: 1,
+		Nonce: math.MaxUint64}
+	if n := len(h.AppendTo(nil)); n > 48 {
+		t.Errorf("a usual handle takes %d characters", n)
+	}
+	for _, bad := range []string{"", " ", "AAAA", strings.Repeat("A", 40), strings.Repeat("A", 1<<20)} {
+		if _, err := ParseHandle(bad); err == nil {
+			t.Errorf("%.40q was read as a handle", bad)
+		}
+	}
+}
+
+func FuzzParseHandle(f *testing.F) {
+	f.Add(string((&Handle{Group: 1, Topic: 2, Queue: 3, Offset: 4, PoppedAt: 5, VisibleAt: 6, Attempts: 7, Nonce: 8}).AppendTo(nil)))
+	f.Add("")
+	f.Fuzz(func(t *testing.T, text string) {
+		h, err := ParseHandle(text)
+		if err != nil {
+			return
+		}
+		if again := string(h.AppendTo(nil)); again != text {
+			t.Fatalf("%q and %q are the same handle", text, again)
+		}
+	})
+}
+
+func BenchmarkHandle(b *testing.B) {
+	h := Handle{Group: 3, Topic: 4, Queue: 1, Offset: 100_000, PoppedAt: 1_700_000_000_000, VisibleAt: 1_700_000_030_000, Attempts: 1,
+		Nonce: math.MaxUint64}
+	text := string(h.AppendTo(nil))
+	b.Run("append", func(b *testing.B) {
+		b.ReportAllocs()
+		var buf []byte
+		for b.Loop() {
+			buf = h.AppendTo(buf[:0])
+		}
+	})
+	b.Run("parse", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := ParseHandle(text); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
