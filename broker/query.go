@@ -86,9 +86,9 @@ func (b *Broker) storeTime(topic kvindex.ID, queue int32, offset, low, high int6
 	return ms, verbError(err, "look up a store time")
 }
 
-// CommittedOffset: CodeOffsetNotFound when the group has none and the queue no longer begins at 0; 0 for a young queue
-// (setZero false always says not found). A young queue begins at 0, and its first message is among the newest 4 GiB of the
-// log. It sees what was committed one-way.
+// CommittedOffset answers the group's committed offset, one-way commits included. A group without one gets
+// CodeOffsetNotFound, or 0 in a young queue when zeroIfYoung is set: one that begins at 0 and whose first message is among
+// the newest 4 GiB of the log. Of what was sent to a new topic a new group then misses nothing, wherever it wants to begin.
 func (b *Broker) CommittedOffset(group, topic string, queue int32, zeroIfYoung bool) (int64, error) {
 	t, err := b.queueOf(topic, queue)
 	if err != nil {
@@ -251,8 +251,7 @@ func (b *Broker) GroupsOfTopic(topic string) ([]string, error) {
 }
 
 // QueryByKey appends the messages of a topic that have this key and were stored in [begin, end] ms to buf, newest first, at
-// most max (and never more than 64), and answers the end of each in buf.B. The key's hash is compared, so that others may be
-// among them: the client compares the key.
+// most max (and never more than 64), and answers the end of each in buf.B.
 func (b *Broker) QueryByKey(topic, key string, begin, end int64, max int, buf *store.Buffer) ([]int, error) {
 	return b.query(topic, kvindex.IndexKey, key, begin, end, max, buf)
 }
