@@ -70,13 +70,25 @@ func (s *Store) firstBucket(hour uint32) (b bucket, ok bool, err error) {
 		return bucket{}, false, it.Error()
 	}
 	key, val := it.Key(), it.Value()
-	b.hour = binary.BigEndian.Uint32(key[1:])
-	if k := bucketQueue(key); k.topic != 0 || len(val) != 16 {
-		return bucket{}, false, fmt.Errorf("hour %d begins with the row of a queue: %w", b.hour, errMalformed)
+	if k := bucketQueue(key); k.topic != 0 {
+		return bucket{}, false, fmt.Errorf("a bucket begins with the row of a queue: %w", errMalformed)
 	}
-	b.position = record.Position(binary.BigEndian.Uint64(val))
-	b.timestamp = int64(binary.BigEndian.Uint64(val[8:]))
+	if b, err = decodeHour(val); err != nil {
+		return bucket{}, false, err
+	}
+	b.hour = binary.BigEndian.Uint32(key[1:])
 	return b, true, nil
+}
+
+// decodeHour reads the row of an hour; noteHour draws it.
+func decodeHour(val []byte) (bucket, error) {
+	if len(val) != 16 {
+		return bucket{}, fmt.Errorf("hour row of %d bytes: %w", len(val), errMalformed)
+	}
+	return bucket{
+		position:  record.Position(binary.BigEndian.Uint64(val)),
+		timestamp: int64(binary.BigEndian.Uint64(val[8:])),
+	}, nil
 }
 
 // bucketQueue reads the queue from a key in SpaceBucket.

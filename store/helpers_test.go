@@ -22,15 +22,42 @@ var epoch = time.Date(2026, 3, 1, 12, 30, 0, 0, time.UTC)
 // noFolds leaves the store with catalog and queues.
 func noFolds(kvindex.Engine) []kvindex.Fold { return nil }
 
-// testOptions are for a store in memory with small segments and a clock that stands still.
-func testOptions(fs vfs.FS, c clock.Clock) Options {
+// tb is what a *testing.T and a *rapid.T have in common.
+type tb interface {
+	Helper()
+	Fatal(...any)
+	Fatalf(string, ...any)
+}
+
+// place is where a test's store lies: in a memory that can crash, or in a folder for the engine that needs one.
+type place struct {
+	fs  vfs.FS
+	dir string
+}
+
+func newPlace(t testing.TB) place {
+	if testEngine == kvindex.KindRocksDB {
+		return place{vfs.Default, t.TempDir()}
+	}
+	return place{vfs.NewCrashableMem(), "data"}
+}
+
+// skipWithoutMemory skips a test whose faults need a file system in memory, which RocksDB does not know.
+func skipWithoutMemory(t testing.TB) {
+	if testEngine == kvindex.KindRocksDB {
+		t.Skip("RocksDB has its files on the operating system's disk only")
+	}
+}
+
+// testOptions are for a store with small segments.
+func testOptions(p place, c clock.Clock) Options {
 	return Options{
-		FS: fs, Dir: "data", Engine: testEngine, SegmentSize: 64 << 10, CacheBytes: 8 << 20, Clock: c,
+		FS: p.fs, Dir: p.dir, Engine: testEngine, SegmentSize: 2 << 20, CacheBytes: 8 << 20, Clock: c,
 		Logger: zerolog.Nop(),
 	}
 }
 
-func mustOpen(t testing.TB, o Options) *Store {
+func mustOpen(t tb, o Options) *Store {
 	t.Helper()
 	s, err := open(context.Background(), o, noFolds)
 	if err != nil {
@@ -39,14 +66,14 @@ func mustOpen(t testing.TB, o Options) *Store {
 	return s
 }
 
-func mustClose(t testing.TB, s *Store) {
+func mustClose(t tb, s *Store) {
 	t.Helper()
 	if err := s.Close(); err != nil {
 		t.Fatalf("close: %v", err)
 	}
 }
 
-func mustAppend(t testing.TB, s *Store, recs ...record.Record) []record.Outcome {
+func mustAppend(t tb, s *Store, recs ...record.Record) []record.Outcome {
 	t.Helper()
 	out, err := s.Append(context.Background(), recs...)
 	if err != nil {
@@ -55,7 +82,7 @@ func mustAppend(t testing.TB, s *Store, recs ...record.Record) []record.Outcome 
 	return out
 }
 
-func mustVerify(t testing.TB, s *Store) {
+func mustVerify(t tb, s *Store) {
 	t.Helper()
 	if err := s.Verify(context.Background()); err != nil {
 		t.Fatalf("verify: %v", err)
@@ -63,7 +90,7 @@ func mustVerify(t testing.TB, s *Store) {
 }
 
 // putTopic makes a topic with 8 queues and returns its id.
-func putTopic(t testing.TB, s *Store, name string) kvindex.ID {
+func putTopic(t tb, s *Store, name string) kvindex.ID {
 	t.Helper()
 	out := mustAppend(t, s, s.Catalog.PutTopic(catalog.Topic{Name: name, ReadQueues: 8, WriteQueues: 8, Perm: 6}))
 	return kvindex.ID(out[0].Offset)
@@ -79,7 +106,7 @@ type note struct {
 	body  string
 }
 
-func (n note) record(t testing.TB) record.Record {
+func (n note) record(t tb) record.Record {
 	t.Helper()
 	props := map[string]string{}
 	for key, value := range map[string]string{
@@ -100,7 +127,7 @@ func (n note) record(t testing.TB) record.Record {
 	return r
 }
 
-func send(t testing.TB, s *Store, notes ...note) []record.Outcome {
+func send(t tb, s *Store, notes ...note) []record.Outcome {
 	t.Helper()
 	var recs []record.Record
 	for _, n := range notes {
@@ -110,7 +137,7 @@ func send(t testing.TB, s *Store, notes ...note) []record.Outcome {
 }
 
 // readAll reads a queue from offset on, at most n messages.
-func readAll(t testing.TB, s *Store, topic kvindex.ID, queue int32, offset int64, n int) []message.Message {
+func readAll(t tb, s *Store, topic kvindex.ID, queue int32, offset int64, n int) []message.Message {
 	t.Helper()
 	entries, err := s.Entries(topic, queue, offset, n, nil)
 	if err != nil {
@@ -137,7 +164,7 @@ func readAll(t testing.TB, s *Store, topic kvindex.ID, queue int32, offset int64
 	return out
 }
 
-func decodeAll(t testing.TB, b []byte, ends []int) []message.Message {
+func decodeAll(t tb, b []byte, ends []int) []message.Message {
 	t.Helper()
 	var out []message.Message
 	start := 0

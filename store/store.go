@@ -181,7 +181,7 @@ func open(ctx context.Context, opts Options, more moreFolds) (_ *Store, err erro
 // openFiles takes the folder, and opens log and index.
 func (s *Store) openFiles() error {
 	o := &s.opts
-	if err := o.FS.MkdirAll(o.Dir, 0o755); err != nil {
+	if err := makeDir(o.FS, o.Dir); err != nil {
 		return fmt.Errorf("store: make data folder: %w", err)
 	}
 	lock, err := o.FS.Lock(o.path(lockFile))

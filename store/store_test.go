@@ -5,15 +5,11 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"github.com/cairnmq/cairn/internal/clock"
 )
 
 func TestSendAndReadAcrossARestart(t *testing.T) {
-	fs := vfs.NewMem()
-	c := clock.NewFake(epoch)
-	o := testOptions(fs, c)
+	o := testOptions(newPlace(t), clock.NewFake(epoch))
 	s := mustOpen(t, o)
 	topic := putTopic(t, s, "orders")
 	var want []string

@@ -1,0 +1,62 @@
+package store
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strings"
+
+	"github.com/cairnmq/cairn/kvindex"
+)
+
+func init() {
+	kvindex.RegisterValue(kvindex.SpaceQueue, printed(func(_, val []byte) (string, error) {
+		q, err := decodeBounds(val)
+		return fmt.Sprintf("min=%d max=%d hour=%d", q.min, q.max, q.hour), err
+	}))
+	kvindex.RegisterValue(kvindex.SpaceConsumeQueue, printed(printRun))
+	kvindex.RegisterValue(kvindex.SpaceKeyIndex, printed(func(_, val []byte) (string, error) {
+		offset, size, err := decodeKeyRow(val)
+		return fmt.Sprintf("offset=%d size=%d", offset, size), err
+	}))
+	kvindex.RegisterValue(kvindex.SpaceBucket, printed(func(_, val []byte) (string, error) {
+		if len(val) == 0 {
+			return "empty", nil
+		}
+		b, err := decodeHour(val)
+		return fmt.Sprintf("position=%d time=%s", b.position, kvindex.FormatTime(b.timestamp)), err
+	}))
+}
+
+// printed falls back to hex for rows that cannot be read.
+func printed(f func(key, val []byte) (string, error)) func(key, val []byte) string {
+	return func(key, val []byte) string {
+		text, err := f(key, val)
+		if err != nil {
+			return fmt.Sprintf("0x%x (%v)", val, err)
+		}
+		return text
+	}
+}
+
+func printRun(key, val []byte) (string, error) {
+	if len(key) < 8 {
+		return "", fmt.Errorf("key of %d bytes: %w", len(key), errMalformed)
+	}
+	r, err := openRun(int64(binary.BigEndian.Uint64(key[len(key)-8:])), val)
+	if err != nil {
+		return "", err
+	}
+	var out strings.Builder
+	fmt.Fprintf(&out, "first=%d time=%s", r.first, kvindex.FormatTime(r.timestamp))
+	for range r.count {
+		pos, size, tag, err := r.next()
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(&out, " %d+%d", pos, size)
+		if tag != 0 {
+			fmt.Fprintf(&out, "#%d", tag)
+		}
+	}
+	return out.String(), nil
+}
