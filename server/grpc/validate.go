@@ -26,10 +26,13 @@ func checkMessage(m *pb.Message, maxBody int, now time.Time) (kind pb.MessageTyp
 	case n > maxBody:
 		return 0, refuse(pb.Code_MESSAGE_BODY_TOO_LARGE, "the body has %d bytes, %d are allowed", n, maxBody)
 	}
-	if err := checkProperties(m); err != nil {
+	s := m.GetSystemProperties()
+	if s == nil {
+		return 0, refuse(pb.Code_ILLEGAL_MESSAGE_ID, "the message has no system properties, and so no id")
+	}
+	if err := checkProperties(m.GetUserProperties(), s); err != nil {
 		return 0, err
 	}
-	s := m.GetSystemProperties()
 	if strings.TrimSpace(s.GetMessageId()) == "" || controlled(s.GetMessageId()) {
 		return 0, refuse(pb.Code_ILLEGAL_MESSAGE_ID, "the message id is blank or has control characters")
 	}
@@ -51,8 +54,7 @@ func checkMessage(m *pb.Message, maxBody int, now time.Time) (kind pb.MessageTyp
 }
 
 // checkProperties looks at the user's properties, the tag and the keys.
-func checkProperties(m *pb.Message) error {
-	user, s := m.GetUserProperties(), m.GetSystemProperties()
+func checkProperties(user map[string]string, s *pb.SystemProperties) error {
 	if len(user) > maxProperties {
 		return refuse(pb.Code_MESSAGE_PROPERTIES_TOO_LARGE, "%d properties, %d are allowed", len(user), maxProperties)
 	}

@@ -1,0 +1,251 @@
+package grpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	client "github.com/apache/rocketmq-clients/golang/v5"
+	"github.com/apache/rocketmq-clients/golang/v5/credentials"
+	pb "github.com/apache/rocketmq-clients/golang/v5/protocol/v2"
+)
+
+// These tests drive the door with the official Go client.
+
+func (r *rig) config(group string) *client.Config {
+	return &client.Config{Endpoint: r.addr, ConsumerGroup: group, Credentials: &credentials.SessionCredentials{}}
+}
+
+func (r *rig) producer(topics ...string) client.Producer {
+	r.Helper()
+	p, err := client.NewProducer(r.config(""), client.WithTopics(topics...))
+	if err != nil {
+		r.Fatal(err)
+	}
+	if err := p.Start(); err != nil {
+		r.Fatal(err)
+	}
+	r.Cleanup(func() {
+		if err := p.GracefulStop(); err != nil {
+			r.Error(err)
+		}
+	})
+	return p
+}
+
+func (r *rig) simpleConsumer(group, topic string, filter *client.FilterExpression) client.SimpleConsumer {
+	r.Helper()
+	sc, err := client.NewSimpleConsumer(r.config(group), client.WithSimpleAwaitDuration(5*time.Second),
+		client.WithSimpleSubscriptionExpressions(map[string]*client.FilterExpression{topic: filter}))
+	if err != nil {
+		r.Fatal(err)
+	}
+	if err := sc.Start(); err != nil {
+		r.Fatal(err)
+	}
+	r.Cleanup(func() {
+		if err := sc.GracefulStop(); err != nil {
+			r.Error(err)
+		}
+	})
+	return sc
+}
+
+func (r *rig) publish(p client.Producer, topic, body string) *client.SendReceipt {
+	r.Helper()
+	m := &client.Message{Topic: topic, Body: []byte(body)}
+	m.SetTag("tag")
+	m.SetKeys("key-"+body, "other")
+	m.AddProperty("colour", "red")
+	receipts, err := p.Send(r.Context(), m)
+	if err != nil || len(receipts) != 1 {
+		r.Fatalf("send: %v, %v", receipts, err)
+	}
+	return receipts[0]
+}
+
+// TestOfficialClients: once over TLS, which the clients begin with unless told otherwise, and once in plain text.
+func TestOfficialClients(t *testing.T) {
+	for name, tls := range map[string]bool{"TLS": true, "plain text": false} {
+		t.Run(name, func(t *testing.T) {
+			before := client.EnableSsl
+			client.EnableSsl = tls
+			defer func() { client.EnableSsl = before }()
+			r := newRig(t)
+			const n = 100
+			p := r.producer("orders")
+			ids := map[string]string{}
+			for i := range n {
+				body := fmt.Sprint("order ", i)
+				ids[r.publish(p, "orders", body).MessageID] = body
+			}
+			sc := r.simpleConsumer("readers", "orders", client.SUB_ALL)
+			for len(ids) > 0 {
+				got, err := sc.Receive(t.Context(), 32, 20*time.Second)
+				if err != nil {
+					t.Fatalf("with %d messages left: %v", len(ids), err)
+				}
+				for _, m := range got {
+					body, ok := ids[m.GetMessageId()]
+					if !ok || body != string(m.GetBody()) || *m.GetTag() != "tag" || fmt.Sprint(m.GetKeys()) != fmt.Sprint([]string{"key-" + body, "other"}) ||
+						m.GetProperties()["colour"] != "red" || m.GetDeliveryAttempt() != 1 || m.GetTopic() != "orders" {
+						t.Fatalf("received %v", m)
+					}
+					delete(ids, m.GetMessageId())
+					if err := sc.Ack(t.Context(), m); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if c, err := r.broker.GroupCounters("readers", "orders"); err != nil || c.Ready != 0 || c.InFlight != 0 {
+				t.Errorf("counters %+v, %v", c, err)
+			}
+		})
+	}
+}
+
+func TestOfficialClientsInvisibleTime(t *testing.T) {
+	r := newRig(t)
+	p := r.producer("orders")
+	sc := r.simpleConsumer("readers", "orders", client.NewFilterExpression("tag"))
+	r.publish(p, "orders", "a")
+	take := func() *client.MessageView {
+		t.Helper()
+		got, err := sc.Receive(t.Context(), 1, 10*time.Second)
+		if err != nil || len(got) != 1 {
+			t.Fatalf("%v, %v", got, err)
+		}
+		return got[0]
+	}
+	m := take()
+	if err := sc.ChangeInvisibleDuration(m, time.Second); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	again := take()
+	if again.GetDeliveryAttempt() != 2 || again.GetMessageId() != m.GetMessageId() {
+		t.Errorf("%v", again)
+	}
+	if took := time.Since(began); took < 500*time.Millisecond || took > 3*time.Second {
+		t.Errorf("came back after %v, want a second", took)
+	}
+	if err := sc.ChangeInvisibleDuration(m, time.Second); rpcCode(err) != pb.Code_INVALID_RECEIPT_HANDLE {
+		t.Errorf("the handle of the first delivery: %v", err)
+	}
+	if err := sc.Ack(t.Context(), again); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := sc.Receive(t.Context(), 1, 10*time.Second); rpcCode(err) != pb.Code_MESSAGE_NOT_FOUND {
+		t.Errorf("after the ack: %v, %v", got, err)
+	}
+}
+
+func rpcCode(err error) pb.Code {
+	if s, ok := client.AsErrRpcStatus(err); ok {
+		return pb.Code(s.GetCode())
+	}
+	if err != nil {
+		return pb.Code_INTERNAL_ERROR
+	}
+	return pb.Code_OK
+}
+
+// TestOfficialPushConsumer: every message once, and what fails again after the group's first back-off of a second.
+func TestOfficialPushConsumer(t *testing.T) {
+	r := newRig(t)
+	p := r.producer("orders")
+	var mu sync.Mutex
+	seen, failedOnce := map[string][]int32{}, false
+	listener := &client.FuncMessageListener{Consume: func(m *client.MessageView) client.ConsumerResult {
+		mu.Lock()
+		defer mu.Unlock()
+		body := string(m.GetBody())
+		seen[body] = append(seen[body], m.GetDeliveryAttempt())
+		if body == "order 7" && !failedOnce {
+			failedOnce = true
+			return client.FAILURE
+		}
+		return client.SUCCESS
+	}}
+	pc, err := client.NewPushConsumer(r.config("pushed"), client.WithPushAwaitDuration(5*time.Second), client.WithPushMessageListener(listener),
+		client.WithPushSubscriptionExpressions(map[string]*client.FilterExpression{"orders": client.SUB_ALL}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := pc.Start(); err != nil { // its GracefulStop waits for half a minute: it ends with the test
+		t.Fatal(err)
+	}
+	const n = 200
+	for i := range n {
+		r.publish(p, "orders", fmt.Sprint("order ", i))
+	}
+	r.eventually("all have been consumed and acknowledged", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if len(seen) < n || len(seen["order 7"]) < 2 {
+			return false
+		}
+		c, err := r.broker.GroupCounters("pushed", "orders")
+		return err == nil && c.Ready == 0 && c.InFlight == 0
+	})
+	mu.Lock()
+	defer mu.Unlock()
+	for body, attempts := range seen {
+		want := "[1]"
+		if body == "order 7" {
+			want = "[1 2]"
+		}
+		if fmt.Sprint(attempts) != want {
+			t.Errorf("%s was delivered as %v, want %s", body, attempts, want)
+		}
+	}
+	if clients, info, ok := r.broker.Clients().Consumers("pushed"); !ok || len(clients) != 1 || info.ConsumeType != "CONSUME_PASSIVELY" {
+		t.Errorf("consumers %v, %v", clients, info)
+	}
+}
+
+// TestOfficialClientsStart: what cannot be started says why, at once.
+func TestOfficialClientsStart(t *testing.T) {
+	r := newRig(t, noAutoCreate)
+	p, err := client.NewProducer(r.config(""), client.WithTopics("unknown"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Start(); err == nil || !strings.Contains(err.Error(), "40402") && !strings.Contains(err.Error(), "does not exist") {
+		t.Errorf("a producer of an unknown topic: %v", err)
+	}
+	r.topic("orders", "NORMAL")
+	sc, err := client.NewSimpleConsumer(r.config("unknown"), client.WithSimpleAwaitDuration(5*time.Second),
+		client.WithSimpleSubscriptionExpressions(map[string]*client.FilterExpression{"orders": client.SUB_ALL}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sc.Start(); err == nil || !strings.Contains(err.Error(), "40403") {
+		t.Errorf("a consumer of an unknown group: %v", err)
+	}
+}
+
+// TestOfficialProducerRefusals: the producer gets the code, after its own three attempts.
+func TestOfficialProducerRefusals(t *testing.T) {
+	r := newRig(t)
+	r.topic("fifo", "FIFO")
+	p := r.producer("fifo")
+	m := &client.Message{Topic: "fifo", Body: []byte("x")}
+	m.SetMessageGroup("g")
+	_, err := p.Send(t.Context(), m)
+	if rpcCode(err) != pb.Code_UNSUPPORTED {
+		t.Errorf("a FIFO message: %v", err)
+	}
+	m = &client.Message{Topic: "plain", Body: []byte("x"), Tag: new(string)}
+	m.SetTag("a|b")
+	if _, err = p.Send(t.Context(), m); rpcCode(err) != pb.Code_ILLEGAL_MESSAGE_TAG {
+		t.Errorf("a tag with a bar: %v", err)
+	}
+	if _, err := p.Recall(context.Background(), "plain", "handle"); rpcCode(err) != pb.Code_NOT_IMPLEMENTED {
+		t.Errorf("recall: %v", errors.Unwrap(err))
+	}
+}
