@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -111,6 +112,7 @@ type Broker struct {
 	upkeep sync.WaitGroup
 	expiry chan struct{} // asks the upkeep to let the store expire
 	closed sync.Once
+	gate   gate
 }
 
 // Open opens the store and takes it over: Close closes it. storeOpts.OnApplied is set here; its clock and logger are the
@@ -122,7 +124,7 @@ func Open(ctx context.Context, storeOpts store.Options, opts Options) (*Broker, 
 	b := &Broker{
 		opts: opts, mode: storeOpts.Mode, clock: opts.Clock, log: opts.Logger,
 		waiters: newWaiters(maxWaiters), pulls: newPulls(), changes: newChanges(), rotation: newRotation(),
-		locks: newQueueLocks(opts.Clock), rates: newRates(opts.Clock), expiry: make(chan struct{}, 1),
+		locks: newQueueLocks(opts.Clock), rates: newRates(opts.Clock), expiry: make(chan struct{}, 1), gate: newGate(),
 	}
 	b.meters = newMeters(b.rates, b.isSystemTopic)
 	b.clients = newClients(opts.Clock, b.notifiesMembers)
@@ -187,6 +189,7 @@ func (b *Broker) expireStore(ctx context.Context) {
 func (b *Broker) Close() (err error) {
 	b.closed.Do(func() {
 		b.pulls.close()
+		b.gate.close()
 		b.stop()
 		b.upkeep.Wait()
 		b.due.close()
@@ -203,6 +206,42 @@ func (b *Broker) Close() (err error) {
 		err = errors.Join(flushed, b.store.Close())
 	})
 	return err
+}
+
+// gate counts the verbs inside, so that Close can wait for them: a store that is closed must not be read.
+type gate struct {
+	inside atomic.Int64 // verbs inside, and gateShut when no more may enter
+	empty  chan struct{}
+}
+
+const gateShut = 1 << 62
+
+func newGate() gate { return gate{empty: make(chan struct{}, 1)} }
+
+// enter is called first by every verb that reads or writes; without an error leave has to follow. It may be entered again
+// from inside.
+func (g *gate) enter() error {
+	if g.inside.Add(1) > gateShut {
+		g.leave()
+		return errClosing
+	}
+	return nil
+}
+
+func (g *gate) leave() {
+	if g.inside.Add(-1) == gateShut {
+		select {
+		case g.empty <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// close lets nobody in any more and waits until nobody is inside.
+func (g *gate) close() {
+	if g.inside.Add(gateShut) > gateShut {
+		<-g.empty
+	}
 }
 
 // Options answers the options with their defaults.

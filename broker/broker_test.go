@@ -65,6 +65,51 @@ func TestEverythingIsThereAfterARestart(t *testing.T) {
 	b.open(t)
 }
 
+// Every verb that reads or writes answers CodeClosing once the broker is closed, instead of reading a closed store.
+func TestVerbsAfterClose(t *testing.T) {
+	b := openBroker(t)
+	b.topicOf(t, "t", 2)
+	b.group(t, "g")
+	at := b.sendBodies(t, "t", 0, 3)[0].Position
+	closed := b.Broker
+	b.close(t)
+	ctx, buf := context.Background(), store.NewBuffer()
+	defer buf.Release()
+	second := func(_ any, err error) error { return err }
+	for what, err := range map[string]error{
+		"send":      second(closed.Send(ctx, &SendRequest{Topic: "t", Messages: []message.Message{plain("x")}})),
+		"send back": closed.SendBack(ctx, &SendBackRequest{Group: "g", Position: at}),
+		"pull":      second(closed.Pull(ctx, &PullRequest{Group: "g", Topic: "t", Suspend: time.Hour, CommitOffset: 1})),
+		"min":       second(closed.MinOffset("t", 0)),
+		"max":       second(closed.MaxOffset("t", 0)),
+		"by time":   second(closed.OffsetByTime("t", 0, 0, store.Lower)),
+		"earliest":  second(closed.EarliestStoreTime("t", 0)),
+		"committed": second(closed.CommittedOffset("g", "t", 0, true)),
+		"commit":    closed.CommitOffsets(ctx, "g", []OffsetCommit{{"t", 0, 1}}),
+		"one-way":   closed.CommitOffsetAsync("g", OffsetCommit{"t", 0, 1}),
+		"reset":     second(closed.ResetOffsets(ctx, "g", "t", 0, 1, 0, true)),
+		"offsets":   second(closed.GroupOffsets("g", "")),
+		"groups":    second(closed.GroupsOfTopic("t")),
+		"key":       second(closed.QueryByKey("t", "k", 0, 1, 1, buf)),
+		"id":        second(closed.QueryByUniqueID("t", "k", 0, 1, 1, buf)),
+		"position":  second(closed.MessageByPosition("t", at, buf)),
+		"stats":     second(closed.TopicStats("t")),
+		"topic":     second(closed.Topic("t")),
+		"group":     second(closed.Group("g")),
+		"ensure t":  second(closed.EnsureTopic(ctx, "t", 1)),
+		"ensure g":  second(closed.EnsureGroup(ctx, "g")),
+		"put t":     closed.PutTopic(ctx, catalog.Topic{Name: "t"}, ""),
+		"delete t":  closed.DeleteTopic(ctx, "t"),
+		"put g":     closed.PutGroup(ctx, catalog.DefaultGroup("g"), ""),
+		"delete g":  closed.DeleteGroup(ctx, "g", true),
+		"put kv":    closed.PutKV(ctx, "n", "k", "v"),
+		"delete kv": closed.DeleteKV(ctx, "n", "k"),
+	} {
+		wantCode(t, what, err, CodeClosing)
+	}
+	b.open(t)
+}
+
 // Sends that are under way when the broker closes are each answered once; what was acknowledged is there afterwards.
 func TestCloseUnderLoad(t *testing.T) {
 	b := openBroker(t)
@@ -86,6 +131,25 @@ func TestCloseUnderLoad(t *testing.T) {
 					started <- struct{}{}
 				}
 				acknowledged.Store(res[0].QueueOffset, res[0].UniqueID)
+			}
+		})
+	}
+	for range 4 {
+		all.Go(func() {
+			for {
+				res, err := b.Broker.Pull(context.Background(), &PullRequest{Group: "g", Topic: "t", Suspend: time.Hour, CommitOffset: 1})
+				if err == nil {
+					_, err = b.Broker.TopicStats("t")
+				}
+				if res != nil {
+					res.Buffer.Release()
+				}
+				if err != nil {
+					if CodeOf(err) != CodeClosing {
+						t.Error(err)
+					}
+					return
+				}
 			}
 		})
 	}

@@ -10,6 +10,15 @@ import (
 
 // Group answers a group's configuration, which is shared and must not be changed. CodeGroupNotFound.
 func (b *Broker) Group(name string) (*catalog.Group, error) {
+	if err := b.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer b.gate.leave()
+	return b.group(name)
+}
+
+// group is Group for those who are inside already.
+func (b *Broker) group(name string) (*catalog.Group, error) {
 	g, err := b.catalog.Group(name)
 	if err != nil {
 		return nil, groupError(err, name)
@@ -42,7 +51,11 @@ func checkGroupName(name string) error {
 // EnsureGroup answers the group, and makes it, together with its retry topic, when it is not there and groups may be made on
 // demand. CodeGroupNotFound when they may not, CodeGroupIllegal for a bad name.
 func (b *Broker) EnsureGroup(ctx context.Context, name string) (*catalog.Group, error) {
-	g, err := b.Group(name)
+	if err := b.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer b.gate.leave()
+	g, err := b.group(name)
 	if CodeOf(err) != CodeGroupNotFound {
 		return g, err
 	}
@@ -66,6 +79,10 @@ func (b *Broker) EnsureGroup(ctx context.Context, name string) (*catalog.Group, 
 // PutGroup creates a group, with its retry topic, or replaces its configuration. attributes is `+k=v,-k`; what it does not
 // name stays as it is, "" keeps all (g.Attributes, g.ID and g.Created are ignored). CodeGroupIllegal, CodeParameter.
 func (b *Broker) PutGroup(ctx context.Context, g catalog.Group, attributes string) error {
+	if err := b.gate.enter(); err != nil {
+		return err
+	}
+	defer b.gate.leave()
 	if err := checkGroupName(g.Name); err != nil {
 		return err
 	}
@@ -94,8 +111,12 @@ func (b *Broker) PutGroup(ctx context.Context, g catalog.Group, attributes strin
 
 // DeleteGroup deletes a group; its offsets go with it when cleanOffsets is set. CodeGroupNotFound.
 func (b *Broker) DeleteGroup(ctx context.Context, name string, cleanOffsets bool) error {
+	if err := b.gate.enter(); err != nil {
+		return err
+	}
+	defer b.gate.leave()
 	return b.change(ctx, groupKey(name), "delete group "+name, func() ([]record.Record, error) {
-		g, err := b.Group(name)
+		g, err := b.group(name)
 		if err != nil {
 			return nil, err
 		}

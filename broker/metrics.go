@@ -78,6 +78,10 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect reads everything once.
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
+	if m.b.gate.enter() != nil {
+		return
+	}
+	defer m.b.gate.leave()
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}

@@ -320,6 +320,10 @@ type OffsetCommit struct {
 //
 // Refusals: CodeGroupNotFound, CodeTopicNotFound, CodeParameter (queue, negative offset), CodeBusy, CodeReadOnly.
 func (b *Broker) CommitOffsets(ctx context.Context, group string, commits []OffsetCommit) error {
+	if err := b.gate.enter(); err != nil {
+		return err
+	}
+	defer b.gate.leave()
 	g, err := b.EnsureGroup(ctx, group)
 	if err != nil {
 		return err
@@ -341,7 +345,11 @@ func (b *Broker) CommitOffsets(ctx context.Context, group string, commits []Offs
 // CommitOffsetAsync notes an offset, which is durable within about a second or when the broker is closed; CommittedOffset
 // sees it at once. It neither blocks nor makes a group.
 func (b *Broker) CommitOffsetAsync(group string, c OffsetCommit) error {
-	g, err := b.Group(group)
+	if err := b.gate.enter(); err != nil {
+		return err
+	}
+	defer b.gate.leave()
+	g, err := b.group(group)
 	if err != nil {
 		return err
 	}
@@ -353,7 +361,7 @@ func (b *Broker) CommitOffsetAsync(group string, c OffsetCommit) error {
 }
 
 func (b *Broker) checkCommit(c OffsetCommit) (*catalog.Topic, error) {
-	t, err := b.Topic(c.Topic)
+	t, err := b.topic(c.Topic)
 	if err != nil {
 		return nil, err
 	}

@@ -66,6 +66,11 @@ type PullResult struct {
 // (queue), CodeBusy (too many wait), CodeClosing.
 func (b *Broker) PullAsync(req *PullRequest, done func(*PullResult, error)) (cancel func()) {
 	p := &pull{b: b, req: *req, done: done}
+	if err := b.gate.enter(); err != nil {
+		done(nil, err)
+		return p.cancel
+	}
+	defer b.gate.leave()
 	if req.Suspend > 0 {
 		p.deadline = b.clock.Now().Add(req.Suspend)
 	}
@@ -131,6 +136,11 @@ func (p *pull) afterMakingGroup() {
 
 // run looks for messages, and answers or waits.
 func (p *pull) run() {
+	if err := p.b.gate.enter(); err != nil {
+		p.done(nil, err)
+		return
+	}
+	defer p.b.gate.leave()
 	for {
 		t, g, err := p.check()
 		if err != nil {
@@ -159,14 +169,14 @@ func (p *pull) run() {
 // check looks up group and topic, and whether this group may read that queue.
 func (p *pull) check() (*catalog.Topic, *catalog.Group, error) {
 	req := &p.req
-	g, err := p.b.Group(req.Group)
+	g, err := p.b.group(req.Group)
 	if err != nil {
 		return nil, nil, err
 	}
 	if !g.ConsumeEnable {
 		return nil, nil, refuse(CodeNoPermission, "consumer group %s is disabled", g.Name)
 	}
-	t, err := p.b.Topic(req.Topic)
+	t, err := p.b.topic(req.Topic)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -23,12 +23,20 @@ const (
 
 // MinOffset is the offset of the first message that is there; that of the next one when there is none.
 func (b *Broker) MinOffset(topic string, queue int32) (int64, error) {
+	if err := b.gate.enter(); err != nil {
+		return 0, err
+	}
+	defer b.gate.leave()
 	low, _, err := b.bounds(topic, queue)
 	return low, err
 }
 
 // MaxOffset is the offset that the next message gets.
 func (b *Broker) MaxOffset(topic string, queue int32) (int64, error) {
+	if err := b.gate.enter(); err != nil {
+		return 0, err
+	}
+	defer b.gate.leave()
 	_, high, err := b.bounds(topic, queue)
 	return high, err
 }
@@ -44,7 +52,7 @@ func (b *Broker) bounds(topic string, queue int32) (low, high int64, err error) 
 
 // queueOf answers the topic when it has the queue.
 func (b *Broker) queueOf(topic string, queue int32) (*catalog.Topic, error) {
-	t, err := b.Topic(topic)
+	t, err := b.topic(topic)
 	if err != nil {
 		return nil, err
 	}
@@ -53,6 +61,10 @@ func (b *Broker) queueOf(topic string, queue int32) (*catalog.Topic, error) {
 
 // OffsetByTime is exact to the millisecond: the first offset stored at or after the time, or the last stored at or before.
 func (b *Broker) OffsetByTime(topic string, queue int32, ms int64, boundary store.Boundary) (int64, error) {
+	if err := b.gate.enter(); err != nil {
+		return 0, err
+	}
+	defer b.gate.leave()
 	t, err := b.queueOf(topic, queue)
 	if err != nil {
 		return 0, err
@@ -63,6 +75,10 @@ func (b *Broker) OffsetByTime(topic string, queue int32, ms int64, boundary stor
 
 // EarliestStoreTime is when the queue's first message was stored, in ms; −1 when it has none.
 func (b *Broker) EarliestStoreTime(topic string, queue int32) (int64, error) {
+	if err := b.gate.enter(); err != nil {
+		return 0, err
+	}
+	defer b.gate.leave()
 	t, err := b.queueOf(topic, queue)
 	if err != nil {
 		return 0, err
@@ -90,11 +106,15 @@ func (b *Broker) storeTime(topic kvindex.ID, queue int32, offset, low, high int6
 // CodeOffsetNotFound, or 0 in a young queue when zeroIfYoung is set: one that begins at 0 and whose first message is among
 // the newest 4 GiB of the log. Of what was sent to a new topic a new group then misses nothing, wherever it wants to begin.
 func (b *Broker) CommittedOffset(group, topic string, queue int32, zeroIfYoung bool) (int64, error) {
+	if err := b.gate.enter(); err != nil {
+		return 0, err
+	}
+	defer b.gate.leave()
 	t, err := b.queueOf(topic, queue)
 	if err != nil {
 		return 0, err
 	}
-	g, err := b.Group(group)
+	g, err := b.group(group)
 	switch {
 	case err == nil:
 		offset, ok, err := b.committedAt(place{g.ID, t.ID, queue})
@@ -148,14 +168,18 @@ type GroupOffset struct {
 
 // GroupOffsets lists every queue of a topic, "" for all topics where the group has an offset.
 func (b *Broker) GroupOffsets(group, topic string) ([]GroupOffset, error) {
-	g, err := b.Group(group)
+	if err := b.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer b.gate.leave()
+	g, err := b.group(group)
 	if err != nil {
 		return nil, err
 	}
 	topics := map[kvindex.ID]map[int32]pop.Cursor{}
 	var only kvindex.ID
 	if topic != "" {
-		t, err := b.Topic(topic)
+		t, err := b.topic(topic)
 		if err != nil {
 			return nil, err
 		}
@@ -215,7 +239,11 @@ func (b *Broker) appendGroupOffsets(out []GroupOffset, t *catalog.Topic, cursors
 
 // GroupsOfTopic lists the groups that have an offset in the topic or a consumer that subscribes to it, in order.
 func (b *Broker) GroupsOfTopic(topic string) ([]string, error) {
-	t, err := b.Topic(topic)
+	if err := b.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer b.gate.leave()
+	t, err := b.topic(topic)
 	if err != nil {
 		return nil, err
 	}
@@ -263,7 +291,11 @@ func (b *Broker) QueryByUniqueID(topic, id string, begin, end int64, max int, bu
 
 func (b *Broker) query(topic string, kind kvindex.IndexKind, key string, begin, end int64, most int, buf *store.Buffer,
 ) ([]int, error) {
-	t, err := b.Topic(topic)
+	if err := b.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer b.gate.leave()
+	t, err := b.topic(topic)
 	if err != nil {
 		return nil, err
 	}
@@ -277,6 +309,10 @@ func (b *Broker) query(topic string, kind kvindex.IndexKind, key string, begin, 
 // MessageByPosition reads the message whose record is at a position (what an offset message id names); it aliases buf. With a
 // topic only a message of that topic is found. CodeNotFound.
 func (b *Broker) MessageByPosition(topic string, pos record.Position, buf *store.Buffer) ([]byte, error) {
+	if err := b.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer b.gate.leave()
 	layout, err := b.store.ReadByPosition(pos, buf)
 	if err != nil {
 		return nil, verbError(err, "read the message at position "+formatPosition(pos))
@@ -297,7 +333,11 @@ type QueueStats struct {
 
 // TopicStats answers one for each queue of max(read, write), also when it was never written.
 func (b *Broker) TopicStats(topic string) ([]QueueStats, error) {
-	t, err := b.Topic(topic)
+	if err := b.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer b.gate.leave()
+	t, err := b.topic(topic)
 	if err != nil {
 		return nil, err
 	}

@@ -17,11 +17,15 @@ import (
 // CodeReadOnly.
 func (b *Broker) ResetOffsets(ctx context.Context, group, topic string, queue int32, offset, ms int64, force bool,
 ) (map[int32]int64, error) {
-	g, err := b.Group(group)
+	if err := b.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer b.gate.leave()
+	g, err := b.group(group)
 	if err != nil {
 		return nil, err
 	}
-	t, err := b.Topic(topic)
+	t, err := b.topic(topic)
 	if err != nil {
 		return nil, err
 	}

@@ -46,6 +46,15 @@ type SendResult struct {
 // CodeParameter (queue), CodeMessageIllegal, CodeBodyTooLarge, CodePropertiesTooLarge, CodeUnsupported (delay, transactions),
 // CodeBusy, CodeReadOnly, CodeClosing.
 func (b *Broker) SendAsync(req *SendRequest, done func([]SendResult, error)) {
+	if err := b.gate.enter(); err != nil {
+		done(nil, err)
+		return
+	}
+	defer b.gate.leave()
+	b.sendAsync(req, done)
+}
+
+func (b *Broker) sendAsync(req *SendRequest, done func([]SendResult, error)) {
 	t, queue, err := b.sendTarget(req)
 	if err == nil {
 		err = b.sendTo(t, queue, req.Messages, done)
@@ -99,7 +108,7 @@ func (b *Broker) sendTarget(req *SendRequest) (*catalog.Topic, int32, error) {
 			name, queue = catalog.DLQPrefix+group, 0
 		}
 	}
-	t, err := b.Topic(name)
+	t, err := b.topic(name)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -112,7 +121,7 @@ func (b *Broker) sendTarget(req *SendRequest) (*catalog.Topic, int32, error) {
 
 // isDead says whether a message that a consumer sends to its group's retry topic has used up its retries.
 func (b *Broker) isDead(group string, req *SendRequest) (bool, error) {
-	g, err := b.Group(group)
+	g, err := b.group(group)
 	if err != nil {
 		return false, err
 	}
@@ -165,11 +174,11 @@ func (b *Broker) sendAfterMakingGroupTopic(group string, req *SendRequest, missi
 				done(nil, err)
 				return
 			}
-			b.SendAsync(again, done) // now the group is there, and its dead-letter topic may be what is missing
+			b.sendAsync(again, done) // now the group is there, and its dead-letter topic may be what is missing
 		})
 		return
 	}
-	g, err := b.Group(group)
+	g, err := b.group(group)
 	if err != nil {
 		done(nil, err)
 		return

@@ -33,7 +33,11 @@ type SendBackRequest struct {
 //
 // Refusals: CodeGroupNotFound, CodeNotFound (no message at the position), those of SendAsync.
 func (b *Broker) SendBack(ctx context.Context, req *SendBackRequest) error {
-	g, err := b.Group(req.Group)
+	if err := b.gate.enter(); err != nil {
+		return err
+	}
+	defer b.gate.leave()
+	g, err := b.group(req.Group)
 	if err != nil {
 		return err
 	}

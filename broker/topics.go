@@ -74,6 +74,15 @@ func (b *Broker) isSystemTopic(name string) bool {
 
 // Topic answers a topic's configuration, which is shared and must not be changed. CodeTopicNotFound.
 func (b *Broker) Topic(name string) (*catalog.Topic, error) {
+	if err := b.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer b.gate.leave()
+	return b.topic(name)
+}
+
+// topic is Topic for those who are inside already.
+func (b *Broker) topic(name string) (*catalog.Topic, error) {
 	t, err := b.catalog.Topic(name)
 	if err != nil {
 		return nil, topicError(err, name)
@@ -92,7 +101,11 @@ func topicError(err error, name string) error {
 // EnsureTopic answers the topic, and makes it with so many queues (0: the default) when it is not there and topics may be
 // made on demand. CodeTopicNotFound when they may not, CodeTopicIllegal for a bad name.
 func (b *Broker) EnsureTopic(ctx context.Context, name string, queues int32) (*catalog.Topic, error) {
-	t, err := b.Topic(name)
+	if err := b.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer b.gate.leave()
+	t, err := b.topic(name)
 	if CodeOf(err) != CodeTopicNotFound || !b.opts.AutoCreateTopics {
 		return t, err
 	}
@@ -129,6 +142,10 @@ func checkTopicName(name string) error {
 // "" keeps all (t.Attributes, t.ID and t.Created are ignored). CodeTopicIllegal for bad names and the system's topics,
 // CodeParameter for the rest.
 func (b *Broker) PutTopic(ctx context.Context, t catalog.Topic, attributes string) error {
+	if err := b.gate.enter(); err != nil {
+		return err
+	}
+	defer b.gate.leave()
 	if err := b.checkTopic(&t); err != nil {
 		return err
 	}
@@ -172,13 +189,17 @@ func (b *Broker) checkTopic(t *catalog.Topic) error {
 
 // DeleteTopic deletes a topic with its queues and the groups' places in them. CodeTopicNotFound, CodeTopicIllegal.
 func (b *Broker) DeleteTopic(ctx context.Context, name string) error {
+	if err := b.gate.enter(); err != nil {
+		return err
+	}
+	defer b.gate.leave()
 	if b.isSystemTopic(name) && name != benchmarkTopic {
 		return refuse(CodeTopicIllegal, "topic %s is the system's own", name)
 	}
 	doing := "delete topic " + name
 	var t *catalog.Topic
 	err := b.change(ctx, topicKey(name), doing, func() (_ []record.Record, err error) {
-		if t, err = b.Topic(name); err != nil {
+		if t, err = b.topic(name); err != nil {
 			return nil, err
 		}
 		rec, err := b.catalog.DeleteTopic(t)
@@ -198,6 +219,10 @@ func (b *Broker) DeleteTopic(ctx context.Context, name string) error {
 
 // PutKV sets a key of the name server's configuration.
 func (b *Broker) PutKV(ctx context.Context, namespace, key, value string) error {
+	if err := b.gate.enter(); err != nil {
+		return err
+	}
+	defer b.gate.leave()
 	if namespace == "" || key == "" {
 		return refuse(CodeParameter, "put configuration: namespace or key is empty")
 	}
@@ -207,6 +232,10 @@ func (b *Broker) PutKV(ctx context.Context, namespace, key, value string) error 
 
 // DeleteKV removes a key of the name server's configuration; that it was not there is no error.
 func (b *Broker) DeleteKV(ctx context.Context, namespace, key string) error {
+	if err := b.gate.enter(); err != nil {
+		return err
+	}
+	defer b.gate.leave()
 	_, err := b.append(ctx, "delete configuration "+namespace+"/"+key, b.catalog.DeleteKV(namespace, key))
 	return err
 }
