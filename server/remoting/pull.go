@@ -11,19 +11,16 @@ import (
 func init() {
 	serveInline(wire.PullMessage, "PULL_MESSAGE", TierClient, pull)
 	serveInline(wire.LitePullMessage, "LITE_PULL_MESSAGE", TierClient, pull)
-	const why = "remoting clients pull; POP is served over gRPC"
-	refuseCode(wire.PopMessage, "POP_MESSAGE", TierClient, why)
-	refuseCode(wire.AckMessage, "ACK_MESSAGE", TierClient, why)
-	refuseCode(wire.BatchAckMessage, "BATCH_ACK_MESSAGE", TierClient, why)
-	refuseCode(wire.PeekMessage, "PEEK_MESSAGE", TierAdmin, why)
-	refuseCode(wire.ChangeInvisibleTime, "CHANGE_MESSAGE_INVISIBLETIME", TierClient, why)
-	refuseCode(wire.Notification, "NOTIFICATION", TierClient, why)
-	refuseCode(wire.PollingInfo, "POLLING_INFO", TierAdmin, why)
-	// Java push consumers of 5.x that leave the balancing to the broker ask for this first, and balance themselves once
-	// they are told that there is no such request.
-	refuseCode(wire.QueryAssignment, "QUERY_ASSIGNMENT", TierClient, why)
-	refuseCode(wire.SetMessageRequestMode, "SET_MESSAGE_REQUEST_MODE", TierAdmin, why)
+	refuseCode(wire.PopMessage, "POP_MESSAGE", TierClient, whyNoPop)
+	refuseCode(wire.AckMessage, "ACK_MESSAGE", TierClient, whyNoPop)
+	refuseCode(wire.BatchAckMessage, "BATCH_ACK_MESSAGE", TierClient, whyNoPop)
+	refuseCode(wire.PeekMessage, "PEEK_MESSAGE", TierAdmin, whyNoPop)
+	refuseCode(wire.ChangeInvisibleTime, "CHANGE_MESSAGE_INVISIBLETIME", TierClient, whyNoPop)
+	refuseCode(wire.Notification, "NOTIFICATION", TierClient, whyNoPop)
+	refuseCode(wire.PollingInfo, "POLLING_INFO", TierAdmin, whyNoPop)
 }
+
+const whyNoPop = "POP is served over gRPC, Remoting consumers pull"
 
 // Bits of a pull's sysFlag.
 const (
