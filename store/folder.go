@@ -1,8 +1,10 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/cairnmq/cairn/catalog"
 	"github.com/cairnmq/cairn/commitlog"
@@ -20,9 +22,10 @@ type folder struct {
 	batch    *kvindex.Batch
 	catalog  *catalog.Catalog
 	queues   *queueFold
-	folds    []kvindex.Fold // catalog, queues, and the others
-	owner    [256]int       // of each kind: 1 + index of its fold, 0 for none
-	touched  []bool         // by the batch under way, aligned with folds
+	commit   func(try func() error) error // runs try, the commit of a batch, perhaps more than once
+	folds    []kvindex.Fold               // catalog, queues, and the others
+	owner    [256]int                     // of each kind: 1 + index of its fold, 0 for none
+	touched  []bool                       // by the batch under way, aligned with folds
 	replayed []record.Outcome
 	arrivals []Arrival
 }
@@ -36,6 +39,7 @@ type moreFolds func(kvindex.Engine) []kvindex.Fold
 
 func newFolder(e kvindex.Engine, more moreFolds) *folder {
 	f := &folder{batch: kvindex.NewBatch(e), catalog: catalog.New(e), queues: newQueueFold()}
+	f.commit = func(try func() error) error { return try() }
 	f.folds = append([]kvindex.Fold{f.catalog, f.queues}, more(e)...)
 	f.touched = make([]bool, len(f.folds))
 	for i, fold := range f.folds {
@@ -80,7 +84,7 @@ func (f *folder) apply(b *commitlog.Batch) ([]record.Outcome, error) {
 			}
 		}
 	}
-	if err := f.batch.Commit(); err != nil {
+	if err := f.commit(f.batch.Commit); err != nil {
 		return nil, fmt.Errorf("commit the rows of batch %d at %d: %w", b.Index, b.Position, err)
 	}
 	f.publish()
@@ -113,6 +117,36 @@ func (s *Store) applyBatch(b *commitlog.Batch) ([]record.Outcome, error) {
 		s.applied.Store(&kvindex.Applied{End: b.End, Index: b.Index, Timestamp: b.Timestamp})
 	}
 	return outcomes, err
+}
+
+// commitRetry is the pause after a commit that the engine could not take for the time being.
+const commitRetry = 100 * time.Millisecond
+
+// commitPatiently tries until the engine takes the batch or will never take it. The engine refuses for a while when a
+// flush cannot get on, mostly because the disk is full: then the folder waits here, the log's hand-over fills up behind it,
+// and proposals get commitlog.ErrBusy until it goes on.
+func (s *Store) commitPatiently(ctx context.Context, try func() error) error {
+	for {
+		err := try()
+		if err == nil || errors.Is(err, kvindex.ErrFailed) || errors.Is(err, kvindex.ErrClosed) {
+			if s.stuck.Swap(nil) != nil && err == nil {
+				s.opts.Logger.Info().Msg("the index takes batches again")
+			}
+			return err
+		}
+		if s.stuck.Swap(&err) == nil {
+			s.opts.Logger.Warn().Err(err).Msg("the index takes no batches at the moment; trying on")
+		}
+		timer := s.opts.Clock.NewTimer(commitRetry)
+		select {
+		case <-timer.C():
+		case <-s.quit:
+			return fmt.Errorf("%w, while it was held up: %w", commitlog.ErrClosed, err)
+		case <-ctx.Done():
+			return fmt.Errorf("%w, while it was held up: %w", ctx.Err(), err)
+		}
+		timer.Stop()
+	}
 }
 
 // onCommit applies a batch of live traffic and answers its proposals.
@@ -148,8 +182,9 @@ func (s *Store) answer(b *commitlog.Batch, outcomes []record.Outcome) {
 // failView stops the store: what is committed from now on is in the log but neither applied nor acknowledged.
 func (s *Store) failView(cause error) error {
 	err := fmt.Errorf("store: %w: %w: %w", commitlog.ErrFailed, ErrViewFailed, cause)
-	if errors.Is(cause, kvindex.ErrClosed) {
-		err = fmt.Errorf("store: closed before the index took the batch: %w", commitlog.ErrClosed)
+	if errors.Is(cause, commitlog.ErrClosed) {
+		// Not a failure: the log has the batch, and the next start applies it.
+		err = fmt.Errorf("store: closed before the index took the batch: %w", cause)
 	} else {
 		s.opts.Logger.Error().Err(cause).Msg("the index cannot follow the log: nothing more is accepted until a restart")
 	}

@@ -3,16 +3,24 @@ package store
 import (
 	"fmt"
 
+	"github.com/cairnmq/cairn/commitlog"
 	"github.com/cairnmq/cairn/internal/record"
 )
 
-// Health says whether writes are accepted: nil, commitlog.ErrDiskFull, or an error that wraps commitlog.ErrFailed and why
-// (with ErrViewFailed when it is the index that cannot go on).
+// Health says whether writes are accepted: nil, commitlog.ErrDiskFull, an error that wraps commitlog.ErrFailed and why
+// (with ErrViewFailed when it is the index that cannot go on), or one that wraps commitlog.ErrBusy while the index cannot
+// take what the log has.
 func (s *Store) Health() error {
 	if err := s.viewError(); err != nil {
 		return err
 	}
-	return s.log.State()
+	if err := s.log.State(); err != nil {
+		return err
+	}
+	if err := s.stuck.Load(); err != nil {
+		return fmt.Errorf("store: %w: %w", commitlog.ErrBusy, *err)
+	}
+	return nil
 }
 
 // Stats for metrics and tools. Positions and sizes in bytes, times in ms.

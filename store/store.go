@@ -86,6 +86,8 @@ type Store struct {
 	// Copies of what the folder has reached, for everybody else.
 	applied atomic.Pointer[kvindex.Applied]
 	failed  atomic.Pointer[error] // why the view stopped
+	stuck   atomic.Pointer[error] // why it waits, while it does
+	quit    chan struct{}         // closed by Close
 	durable durable
 
 	expiring sync.Mutex // one Expire at a time
@@ -153,7 +155,7 @@ func open(ctx context.Context, opts Options, more moreFolds) (_ *Store, err erro
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{opts: opts, more: more}
+	s := &Store{opts: opts, more: more, quit: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.release())
@@ -205,6 +207,7 @@ func (s *Store) openFiles() error {
 // recover applies what the view has not seen.
 func (s *Store) recover(ctx context.Context) error {
 	began := s.opts.Clock.Now()
+	s.folder.commit = func(try func() error) error { return s.commitPatiently(ctx, try) }
 	at, err := kvindex.ReadApplied(s.engine)
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
@@ -230,22 +233,30 @@ func (s *Store) recover(ctx context.Context) error {
 		return fmt.Errorf("store: replay the log from %d: %w", at.End, err)
 	}
 	r.Took = s.opts.Clock.Now().Sub(began)
+	r.Cut = s.log.Recovery().Cut
+	s.folder.commit = func(try func() error) error { return s.commitPatiently(context.Background(), try) }
 	return nil
 }
 
 // Recovery tells how the start went.
 func (s *Store) Recovery() Recovery { return s.recovery }
 
-// Propose hands a proposal to the log; errors are those of commitlog.Log.Propose. Done runs on the folder goroutine.
+// Propose hands a proposal to the log; errors are those of commitlog.Log.Propose. Done runs on the folder goroutine. What
+// no fold could apply is refused here, because once in the log it would stop every start.
 func (s *Store) Propose(p *commitlog.Proposal) error {
 	if err := s.viewError(); err != nil {
 		return err
 	}
 	for i := range p.Records {
-		if r := &p.Records[i]; r.Kind == record.KindMessage {
-			if _, _, err := splitMessage(r.Payload); err != nil {
-				return err
-			}
+		r := &p.Records[i]
+		if s.folder.owner[r.Kind] == 0 {
+			return fmt.Errorf("store: record of kind %v: %w", r.Kind, errMalformed)
+		}
+		if r.Kind != record.KindMessage {
+			continue
+		}
+		if _, _, err := splitMessage(r.Payload); err != nil {
+			return fmt.Errorf("store: %w", err)
 		}
 	}
 	return s.log.Propose(p)
@@ -282,6 +293,7 @@ func (s *Store) viewError() error {
 // store afterwards, and no read may be under way.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
+		close(s.quit)
 		err := s.finishLog()
 		s.durable.wait()
 		if err == nil && s.viewError() == nil {
