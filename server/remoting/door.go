@@ -23,7 +23,7 @@ import (
 
 // Options of the door. Zero values take the default.
 type Options struct {
-	Wire    wire.Options  // limits, TLS; its Logger is set to Logger
+	Wire    wire.Options  // limits, TLS; its Logger is set to Logger, its Grace is 300 ms when it is 0 and none when it is negative
 	Workers int           // goroutines for requests that may block: 16
 	Waiting int           // requests that may wait for one of them; further ones are answered SYSTEM_BUSY: 1024
 	Timeout time.Duration // how long a request may take on a worker: 10 s
@@ -55,6 +55,9 @@ func New(b *broker.Broker, opts Options) *Door {
 	setDefault(&opts.Waiting, 1024)
 	if opts.Timeout <= 0 {
 		opts.Timeout = 10 * time.Second
+	}
+	if opts.Wire.Grace == 0 {
+		opts.Wire.Grace = 300 * time.Millisecond
 	}
 	opts.Wire.Logger = opts.Logger
 	d := &Door{broker: b, opts: opts, log: opts.Logger, work: make(chan func(context.Context), opts.Waiting)}
