@@ -20,7 +20,7 @@ type cairn struct {
 // startCairn runs `cairn serve` on free ports in a temporary folder until the test ends.
 func startCairn(t *testing.T) cairn {
 	t.Helper()
-	cmd := exec.Command(binary(t), "serve", "--data", filepath.Join(t.TempDir(), "data"), "--advertise", "127.0.0.1",
+	cmd := exec.Command(program(t), "serve", "--data", filepath.Join(t.TempDir(), "data"), "--advertise", "127.0.0.1",
 		"--nameserver", "127.0.0.1:0", "--remoting", "127.0.0.1:0", "--grpc", "off", "--http", "off", "--log-format", "json", "--segment-size", "64MiB")
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
@@ -64,8 +64,8 @@ func startCairn(t *testing.T) cairn {
 	return cairn{}
 }
 
-// binary is the one that the test command built, or a fresh build.
-func binary(t *testing.T) string {
+// program is the one that the test command built, or a fresh build.
+func program(t *testing.T) string {
 	t.Helper()
 	if bin := os.Getenv("CAIRN_TEST_BIN"); bin != "" {
 		return bin

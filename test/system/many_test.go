@@ -1,0 +1,94 @@
+package system
+
+import (
+	"context"
+	"encoding/binary"
+	"flag"
+	"hash/fnv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	client "github.com/apache/rocketmq-clients/golang/v5"
+)
+
+var messages = flag.Int("messages", 10_000, "messages of TestManyMessages")
+
+func hash(id string) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(id))
+	return h.Sum64() | 1 // never 0, which says that nothing was noted
+}
+
+// Messages are sent to 8 queues while one group of the official gRPC client receives and acknowledges: each comes exactly
+// once, with the id and body that it was sent with.
+func TestManyMessages(t *testing.T) {
+	client.EnableSsl = false
+	c := startCairn(t)
+	run(t, "topic", "create", "many", "--queues", "8", "-n", c.fixed.NameServer)
+	p := startProducer(t, c, "many")
+	n := *messages
+	sent, got := make([]atomic.Uint64, n), make([]atomic.Uint64, n)
+	times := make([]atomic.Int32, n)
+	var arrived atomic.Int64
+	began := time.Now()
+	ctx, stop := context.WithCancel(context.Background())
+	var receivers sync.WaitGroup
+	for range 2 {
+		s := startSimple(t, c, "many-group", "many", "*")
+		for range 4 {
+			receivers.Go(func() {
+				for ctx.Err() == nil {
+					ms, err := s.Receive(ctx, 32, time.Minute)
+					if err != nil {
+						continue // nothing there, or the end
+					}
+					var acks sync.WaitGroup
+					for _, m := range ms {
+						i := binary.BigEndian.Uint64(m.GetBody())
+						got[i].Store(hash(m.GetMessageId()))
+						if len(m.GetBody()) != 128 {
+							t.Errorf("message %d has %d bytes", i, len(m.GetBody()))
+						}
+						if times[i].Add(1) == 1 {
+							arrived.Add(1)
+						}
+						acks.Go(func() {
+							if err := s.Ack(context.Background(), m); err != nil {
+								t.Errorf("acknowledge %d: %v", i, err)
+							}
+						})
+					}
+					acks.Wait()
+				}
+			})
+		}
+	}
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range 32 {
+		wg.Go(func() {
+			for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
+				body := make([]byte, 128)
+				binary.BigEndian.PutUint64(body, uint64(i))
+				r, err := p.Send(context.Background(), &client.Message{Topic: "many", Body: body})
+				if err != nil {
+					t.Errorf("message %d: %v", i, err)
+					return
+				}
+				sent[i].Store(hash(r[0].MessageID))
+			}
+		})
+	}
+	wg.Wait()
+	eventually(t, time.Minute+time.Duration(n/1000)*time.Second, "all received", func() bool { return arrived.Load() == int64(n) })
+	stop()
+	receivers.Wait()
+	for i := range n {
+		if times[i].Load() != 1 || sent[i].Load() != got[i].Load() {
+			t.Fatalf("message %d came %d times, its id is the one it was sent with: %v", i, times[i].Load(), sent[i].Load() == got[i].Load())
+		}
+	}
+	t.Logf("%d messages sent, received and acknowledged once in %.1f s: %.0f/s", n, time.Since(began).Seconds(), float64(n)/time.Since(began).Seconds())
+}
