@@ -1,48 +1,147 @@
 package kvindex
 
-import "github.com/cairnmq/cairn/internal/record"
+import (
+	"fmt"
+
+	"github.com/cairnmq/cairn/internal/record"
+)
 
 // Batch is what one batch of the log does to the index. A row is read through it, so that a record sees what the records
 // before it in the same log batch did; all of it becomes visible in one engine batch together with the applied position.
 // One goroutine (the folder) uses it.
-type Batch struct{}
-
-// NewBatch begins an empty batch over e. Reset reuses it for the next log batch.
-func NewBatch(e Engine) *Batch { panic("unbuilt") }
-
-// Begin clears the batch and sets what Timestamp, Index and the applied row will say.
-func (b *Batch) Begin(end record.Position, index uint64, timestamp int64) { panic("unbuilt") }
-
-// Timestamp is the log batch's time in ms: the only clock that a fold may look at.
-func (b *Batch) Timestamp() int64 { panic("unbuilt") }
-
-// Get reads a row as this batch leaves it. The value is valid until the next call on the batch.
-func (b *Batch) Get(key []byte) (val []byte, ok bool, err error) { panic("unbuilt") }
-
-// Set, Delete, SingleDelete and DeleteRange change rows; key and value are copied.
-func (b *Batch) Set(key, value []byte)           { panic("unbuilt") }
-func (b *Batch) Delete(key []byte)               { panic("unbuilt") }
-func (b *Batch) SingleDelete(key []byte)         { panic("unbuilt") }
-func (b *Batch) DeleteRange(lower, upper []byte) { panic("unbuilt") }
-
-// Put is Set for a row that no record of the same log batch reads: it is left out of the batch's overlay.
-func (b *Batch) Put(key, value []byte) { panic("unbuilt") }
-
-// Engine is the state before this batch, for folds that must iterate (they must cope with what the batch itself did).
-func (b *Batch) Engine() Reader { panic("unbuilt") }
-
-// Commit writes everything and the applied row to the engine.
-func (b *Batch) Commit() error { panic("unbuilt") }
-
-// Applied is the row that says how far the log has been applied.
-type Applied struct {
-	End       record.Position // the log position after the last applied batch
-	Index     uint64
-	Timestamp int64 // ms
+//
+// Two kinds of row go through it. Those that later records of the same log batch may read (cursors, counters, queue bounds)
+// are changed with Set, Delete and SingleDelete: they stay in an overlay until Commit, and however often a row is changed
+// in the batch, the engine gets its last state only. Those that no record of the same batch reads (runs, index entries) are
+// written with Put, straight into the engine's batch. The order of calls on one row is kept in any case.
+type Batch struct {
+	e       Engine
+	w       Writer
+	overlay overlay
+	ranges  rangeSet
+	seq     uint32 // of the last change; 0 is before the first
+	val     []byte // Get's buffer
+	applied Applied
 }
 
-// ReadApplied returns the zero Applied when there is none.
-func ReadApplied(r Reader) (Applied, error) { panic("unbuilt") }
+// NewBatch makes an empty batch over e. Begin reuses it for the next log batch.
+func NewBatch(e Engine) *Batch {
+	return &Batch{e: e, w: e.NewWriter()}
+}
+
+// Begin clears the batch and sets what Timestamp, Index and the applied row will say.
+func (b *Batch) Begin(end record.Position, index uint64, timestamp int64) {
+	b.w.Reset()
+	b.overlay.reset()
+	b.ranges.reset()
+	b.seq = 0
+	b.applied = Applied{End: end, Index: index, Timestamp: timestamp}
+}
+
+// Timestamp is the log batch's time in ms: the only clock that a fold may look at.
+func (b *Batch) Timestamp() int64 { return b.applied.Timestamp }
+
+// Index is the log batch's index.
+func (b *Batch) Index() uint64 { return b.applied.Index }
+
+// Get reads a row as this batch leaves it, apart from what Put did. The value is valid until the next call on the batch and
+// must not be changed: Set a changed copy, or pass what Get returned to Set as it is.
+func (b *Batch) Get(key []byte) (val []byte, ok bool, err error) {
+	if r := b.overlay.find(key); r != nil && !b.coveredSince(key, r.seq) {
+		if r.gone {
+			return nil, false, nil
+		}
+		return b.overlay.value(r), true, nil
+	}
+	if b.ranges.covering(key) != 0 {
+		return nil, false, nil
+	}
+	b.val, ok, err = b.e.Get(key, b.val)
+	if err != nil || !ok {
+		return nil, false, err
+	}
+	return b.val, true, nil
+}
+
+// coveredSince says whether a DeleteRange after change seq removed the row.
+func (b *Batch) coveredSince(key []byte, seq uint32) bool {
+	return b.ranges.covering(key) > seq
+}
+
+// Set writes a row; key and value are copied.
+func (b *Batch) Set(key, value []byte) {
+	b.seq++
+	b.overlay.set(b.overlay.row(key), value, b.seq)
+}
+
+// Delete removes a row; the key is copied.
+func (b *Batch) Delete(key []byte) {
+	b.seq++
+	b.overlay.remove(b.overlay.row(key), deleteAny, b.seq)
+}
+
+// SingleDelete removes a row that was Set (or Put) exactly once since it last did not exist; several Sets of one batch count as
+// one. The key is copied.
+func (b *Batch) SingleDelete(key []byte) {
+	b.seq++
+	b.overlay.remove(b.overlay.row(key), deleteSingle, b.seq)
+}
+
+// DeleteRange removes the rows with lower ≤ key < upper, those of this batch too; the bounds are copied.
+func (b *Batch) DeleteRange(lower, upper []byte) {
+	b.seq++
+	b.w.DeleteRange(lower, upper)
+	b.ranges.add(lower, upper, b.seq)
+}
+
+// Put is Set for a row that no record of the same log batch reads: it is left out of the batch's overlay, and a Get in the
+// same batch does not see it.
+func (b *Batch) Put(key, value []byte) {
+	if r := b.overlay.find(key); r != nil {
+		// The row was changed in this batch, and the overlay is written last: keep the order.
+		b.seq++
+		b.overlay.set(r, value, b.seq)
+		return
+	}
+	b.w.Set(key, value)
+}
+
+// Engine is the state before this batch, for folds that must iterate (they must cope with what the batch itself did).
+func (b *Batch) Engine() Reader { return b.e }
+
+// Commit writes everything and the applied row to the engine, or nothing. After an error that may pass (see Writer) it can
+// be called again.
+func (b *Batch) Commit() error {
+	for b.overlay.written < len(b.overlay.rows) {
+		r := &b.overlay.rows[b.overlay.written]
+		b.overlay.written++
+		key := b.overlay.key(r)
+		if b.coveredSince(key, r.seq) {
+			continue // the DeleteRange is in w already
+		}
+		switch r.first {
+		case deleteAny:
+			b.w.Delete(key)
+		case deleteSingle:
+			b.w.SingleDelete(key)
+		}
+		if !r.gone {
+			b.w.Set(key, b.overlay.value(r))
+		}
+	}
+	if !b.overlay.sealed {
+		b.overlay.sealed = true
+		var val [appliedSize]byte
+		b.w.Set(appliedKey, b.applied.append(val[:0]))
+	}
+	if err := b.w.Commit(); err != nil {
+		return fmt.Errorf("applying log batch %d: %w", b.applied.Index, err)
+	}
+	return nil
+}
+
+// Close gives the batch's memory back. It drops what was not committed.
+func (b *Batch) Close() error { return b.w.Close() }
 
 // Fold turns committed records into rows: no I/O beyond the batch, no clock but the batch's, no map order, no process
 // configuration. Apply is called for each record that the fold owns, Finish once at the end of each log batch in which

@@ -2,7 +2,8 @@ package kvindex
 
 import (
 	"encoding/binary"
-	"hash/fnv"
+
+	"github.com/cespare/xxhash/v2"
 )
 
 // ID is the interned form of a topic's or group's name. Ids start at 1 and are never reused, so that the rows of a deleted
@@ -98,89 +99,134 @@ const (
 	IndexKey      IndexKind = 'K'
 )
 
-// Each function below appends one key (or key prefix) to dst and returns it.
+// The functions below append one key, or the prefix that a set of keys has in common, to dst and return it. The key that
+// each makes is drawn at its Space; they allocate only when dst is too small.
 
+// AppendMetaKey makes the key of a row of SpaceMeta.
 func AppendMetaKey(dst []byte, name string) []byte {
 	return append(append(dst, byte(SpaceMeta)), name...)
 }
+
+// AppendTopicNameKey makes the key of a topic's configuration.
 func AppendTopicNameKey(dst []byte, name string) []byte {
 	return append(append(dst, byte(SpaceTopicName)), name...)
 }
+
+// AppendTopicIDKey makes the key of a topic's name.
 func AppendTopicIDKey(dst []byte, topic ID) []byte {
 	return be64(append(dst, byte(SpaceTopicID)), uint64(topic))
 }
+
+// AppendGroupNameKey makes the key of a group's configuration.
 func AppendGroupNameKey(dst []byte, name string) []byte {
 	return append(append(dst, byte(SpaceGroupName)), name...)
 }
+
+// AppendGroupIDKey makes the key of a group's name.
 func AppendGroupIDKey(dst []byte, group ID) []byte {
 	return be64(append(dst, byte(SpaceGroupID)), uint64(group))
 }
+
+// AppendKVConfigKey makes the key of an entry of the name server's KV configuration; with an empty key it is the prefix of a
+// namespace. The namespace has at most 65,535 bytes.
 func AppendKVConfigKey(dst []byte, namespace, key string) []byte {
 	dst = append(dst, byte(SpaceKVConfig))
 	dst = binary.BigEndian.AppendUint16(dst, uint16(len(namespace)))
 	return append(append(dst, namespace...), key...)
 }
 
-// AppendQueuePrefix covers all queues of a topic, AppendQueueKey one.
+// AppendQueuePrefix covers the bounds of all queues of a topic.
 func AppendQueuePrefix(dst []byte, topic ID) []byte {
 	return be64(append(dst, byte(SpaceQueue)), uint64(topic))
 }
+
+// AppendQueueKey makes the key of a queue's bounds.
 func AppendQueueKey(dst []byte, topic ID, queue int32) []byte {
 	return be32(AppendQueuePrefix(dst, topic), uint32(queue))
 }
+
+// AppendConsumeQueueTopicPrefix covers the runs of all queues of a topic.
 func AppendConsumeQueueTopicPrefix(dst []byte, topic ID) []byte {
 	return be64(append(dst, byte(SpaceConsumeQueue)), uint64(topic))
 }
+
+// AppendConsumeQueueKey makes the key of the run whose last offset is last; also the place to seek to for an offset.
 func AppendConsumeQueueKey(dst []byte, topic ID, queue int32, last int64) []byte {
 	return be64(be32(AppendConsumeQueueTopicPrefix(dst, topic), uint32(queue)), uint64(last))
 }
+
+// AppendKeyIndexHourPrefix covers one hour of the key index.
 func AppendKeyIndexHourPrefix(dst []byte, hour uint32) []byte {
 	return be32(append(dst, byte(SpaceKeyIndex)), hour)
 }
+
+// AppendKeyIndexPrefix covers the messages of a topic that have a key or unique id of this hash in one hour.
 func AppendKeyIndexPrefix(dst []byte, hour uint32, topic ID, kind IndexKind, hash uint64) []byte {
 	dst = be64(AppendKeyIndexHourPrefix(dst, hour), uint64(topic))
 	return be64(append(dst, byte(kind)), hash)
 }
+
+// AppendKeyIndexKey makes the key of one entry of the key index; the timestamp is in ms.
 func AppendKeyIndexKey(dst []byte, hour uint32, topic ID, kind IndexKind, hash uint64, timestamp, position int64) []byte {
 	return be64(be64(AppendKeyIndexPrefix(dst, hour, topic, kind, hash), uint64(timestamp)), uint64(position))
 }
+
+// AppendBucketHourPrefix covers the queues that got entries in one hour.
 func AppendBucketHourPrefix(dst []byte, hour uint32) []byte {
 	return be32(append(dst, byte(SpaceBucket)), hour)
 }
+
+// AppendBucketKey makes the key that lists a queue under an hour.
 func AppendBucketKey(dst []byte, hour uint32, topic ID, queue int32) []byte {
 	return be32(be64(AppendBucketHourPrefix(dst, hour), uint64(topic)), uint32(queue))
 }
+
+// AppendCursorGroupPrefix covers all cursors of a group.
 func AppendCursorGroupPrefix(dst []byte, group ID) []byte {
 	return be64(append(dst, byte(SpaceCursor)), uint64(group))
 }
+
+// AppendCursorTopicPrefix covers a group's cursors on a topic.
 func AppendCursorTopicPrefix(dst []byte, group, topic ID) []byte {
 	return be64(AppendCursorGroupPrefix(dst, group), uint64(topic))
 }
+
+// AppendCursorKey makes the key of a group's cursor in a queue.
 func AppendCursorKey(dst []byte, group, topic ID, queue int32) []byte {
 	return be32(AppendCursorTopicPrefix(dst, group, topic), uint32(queue))
 }
+
+// AppendCheckpointGroupPrefix covers all checkpoints of a group.
 func AppendCheckpointGroupPrefix(dst []byte, group ID) []byte {
 	return be64(append(dst, byte(SpaceCheckpoint)), uint64(group))
 }
+
+// AppendCheckpointTopicPrefix covers a group's checkpoints on a topic.
 func AppendCheckpointTopicPrefix(dst []byte, group, topic ID) []byte {
 	return be64(AppendCheckpointGroupPrefix(dst, group), uint64(topic))
 }
 
-// AppendCheckpointTimeKey is the smallest key of the checkpoints that become visible at or after visibleAt.
+// AppendCheckpointTimeKey is the smallest key of the checkpoints that become visible at or after visibleAt (ms).
 func AppendCheckpointTimeKey(dst []byte, group, topic ID, visibleAt int64) []byte {
 	return be64(AppendCheckpointTopicPrefix(dst, group, topic), uint64(visibleAt))
 }
+
+// AppendCheckpointKey makes the key of one checkpoint.
 func AppendCheckpointKey(dst []byte, group, topic ID, visibleAt int64, queue int32, offset int64) []byte {
 	return be64(be32(AppendCheckpointTimeKey(dst, group, topic, visibleAt), uint32(queue)), uint64(offset))
 }
+
+// AppendCounterGroupPrefix covers all counters of a group.
 func AppendCounterGroupPrefix(dst []byte, group ID) []byte {
 	return be64(append(dst, byte(SpaceCounter)), uint64(group))
 }
+
+// AppendCounterKey makes the key of a group's counters on a topic.
 func AppendCounterKey(dst []byte, group, topic ID) []byte {
 	return be64(AppendCounterGroupPrefix(dst, group), uint64(topic))
 }
 
-// PrefixEnd is the smallest key after all keys that begin with prefix; nil when there is none.
+// PrefixEnd is the smallest key after all keys that begin with prefix; nil when there is none. It allocates.
 func PrefixEnd(prefix []byte) []byte {
 	end := append([]byte(nil), prefix...)
 	for i := len(end) - 1; i >= 0; i-- {
@@ -194,12 +240,8 @@ func PrefixEnd(prefix []byte) []byte {
 // HourOf is the bucket of a time in milliseconds since 1970.
 func HourOf(ms int64) uint32 { return uint32(ms / 3_600_000) }
 
-// HashKey is the stored hash of a message key or unique id: 64-bit FNV-1a.
-func HashKey(key string) uint64 {
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(key))
-	return h.Sum64()
-}
+// HashKey is the stored hash of a message key or unique id: xxHash64 with seed 0. It does not allocate.
+func HashKey(key string) uint64 { return xxhash.Sum64String(key) }
 
 func be32(dst []byte, v uint32) []byte { return binary.BigEndian.AppendUint32(dst, v) }
 func be64(dst []byte, v uint64) []byte { return binary.BigEndian.AppendUint64(dst, v) }

@@ -1,0 +1,5 @@
+//go:build !grocksdb
+
+package kvindex
+
+func openRocksDB(Options) (Engine, error) { return nil, ErrNotBuilt }
