@@ -94,6 +94,7 @@ type Broker struct {
 	workers  *workers
 	waiters  *waiters
 	pulls    *pulls
+	pop      *popper
 	changes  *changes
 	offsets  *offsets
 	clients  *Clients
@@ -141,19 +142,21 @@ func Open(ctx context.Context, storeOpts store.Options, opts Options) (*Broker, 
 	if err := b.makeStandingTopics(ctx); err != nil && CodeOf(err) != CodeReadOnly {
 		return nil, errors.Join(fmt.Errorf("open broker: %w", err), s.Close())
 	}
-	if opts.Registerer != nil {
-		b.metrics = newMetrics(b)
-		if err := opts.Registerer.Register(b.metrics); err != nil {
-			return nil, errors.Join(fmt.Errorf("open broker: register metrics: %w", err), s.Close())
-		}
-	}
 	b.start()
+	if opts.Registerer != nil {
+		m := newMetrics(b)
+		if err := opts.Registerer.Register(m); err != nil {
+			return nil, errors.Join(fmt.Errorf("open broker: register metrics: %w", err), b.Close())
+		}
+		b.metrics = m
+	}
 	return b, nil
 }
 
 // start begins what runs beside the verbs.
 func (b *Broker) start() {
 	b.due = newDue(b.clock)
+	b.pop = newPopper(b.store, b.clock, b.due, b.waiters)
 	b.workers = newWorkers(max(2, runtime.GOMAXPROCS(0)))
 	ctx, stop := context.WithCancel(context.Background())
 	b.stop = stop
@@ -189,6 +192,7 @@ func (b *Broker) expireStore(ctx context.Context) {
 func (b *Broker) Close() (err error) {
 	b.closed.Do(func() {
 		b.pulls.close()
+		b.pop.close()
 		b.gate.close()
 		b.stop()
 		b.upkeep.Wait()

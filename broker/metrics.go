@@ -27,7 +27,7 @@ type metrics struct {
 	producers, consumers                     *prometheus.Desc
 	lag, ready, inFlight                     *prometheus.Desc
 	storageSize, flushBehind, dispatchBehind *prometheus.Desc
-	waitingPulls, durability                 *prometheus.Desc
+	waiting, durability                      *prometheus.Desc
 }
 
 func newMetrics(b *Broker) *metrics {
@@ -60,7 +60,7 @@ func newMetrics(b *Broker) *metrics {
 		storageSize:    desc("rocketmq_storage_size", "Bytes on disk: log and index.", storage...),
 		flushBehind:    desc("rocketmq_storage_flush_behind_bytes", "Bytes of the log that are not synced yet.", storage...),
 		dispatchBehind: desc("rocketmq_storage_dispatch_behind_bytes", "Bytes of the log that are not applied yet.", storage...),
-		waitingPulls:   desc("cairn_waiting_pulls", "Long polls of pull consumers that wait."),
+		waiting:        desc("cairn_waiting_requests", "Long polls that wait for messages.", "verb"),
 		durability:     desc("cairn_durability_mode", "1 for the mode in force.", "mode"),
 	}
 }
@@ -69,7 +69,7 @@ func newMetrics(b *Broker) *metrics {
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		m.messagesIn, m.throughputIn, m.messageSize, m.messagesOut, m.throughputOut, m.toDLQ, m.topics, m.groups, m.permission,
-		m.producers, m.consumers, m.lag, m.ready, m.inFlight, m.storageSize, m.flushBehind, m.dispatchBehind, m.waitingPulls,
+		m.producers, m.consumers, m.lag, m.ready, m.inFlight, m.storageSize, m.flushBehind, m.dispatchBehind, m.waiting,
 		m.durability,
 	} {
 		ch <- d
@@ -103,7 +103,9 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(m.storageSize, float64(s.LogBytes+s.IndexBytes), "local", "disk")
 	gauge(m.flushBehind, float64(max(s.LogCommitted-s.LogDurable, 0)), "local", "disk")
 	gauge(m.dispatchBehind, float64(max(s.LogCommitted-s.Applied, 0)), "local", "disk")
-	gauge(m.waitingPulls, float64(m.b.pulls.count()))
+	pulls, all := m.b.pulls.count(), m.b.waiters.len()
+	gauge(m.waiting, float64(pulls), "pull")
+	gauge(m.waiting, float64(max(all-pulls, 0)), "pop")
 	gauge(m.durability, 1, modeName(m.b.mode))
 }
 

@@ -43,7 +43,7 @@ func TestMetrics(t *testing.T) {
 		`rocketmq_message_size is_system=false message_type=normal topic=t`:             3,
 		`rocketmq_storage_flush_behind_bytes storage_medium=disk storage_type=local`:    0,
 		`rocketmq_storage_dispatch_behind_bytes storage_medium=disk storage_type=local`: 0,
-		`cairn_waiting_pulls`:                                                           0,
+		`cairn_waiting_requests verb=pull`:                                              0,
 		`cairn_durability_mode mode=sync`:                                               1,
 	} {
 		if v, ok := got[line]; !ok || v != want {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -202,7 +203,7 @@ func TestResetIsNoticedByPullsAndNotUndoneByOldCommits(t *testing.T) {
 	if err != nil || !maps.Equal(moved, map[int32]int64{0: 2, 1: 2}) {
 		t.Fatalf("moved %v, %v", moved, err)
 	}
-	if got := receive(t, waiting); got.err != nil || got.res.Status != PullOffsetMoved || got.res.NextOffset != 2 {
+	if got := receiveOne(t, waiting); got.err != nil || got.res.Status != PullOffsetMoved || got.res.NextOffset != 2 {
 		t.Errorf("the waiting pull: %+v, %v", got.res, got.err)
 	}
 	stale := func() {
@@ -234,6 +235,39 @@ func TestResetIsNoticedByPullsAndNotUndoneByOldCommits(t *testing.T) {
 		if got := b.committed(t, "g", "t", queue); got != 3 {
 			t.Errorf("queue %d is at %d after a commit from behind the reset, want 3", queue, got)
 		}
+	}
+}
+
+func TestResetIsNoticedByPopsAtOnce(t *testing.T) {
+	b := openBroker(t)
+	ctx := context.Background()
+	b.topicOf(t, "t", 2)
+	b.sendBodies(t, "t", 1, 3)
+	pop := func(wait time.Duration) int {
+		res, err := b.Pop(ctx, &PopRequest{Group: "g", Topic: "t", Queue: -1, Max: 32, Invisible: time.Hour, Wait: wait})
+		if err != nil {
+			t.Error(err)
+			return -1
+		}
+		res.Buffer.Release()
+		return len(res.Handles)
+	}
+	if n := pop(0); n != 3 {
+		t.Fatalf("popped %d, want 3", n)
+	}
+	got := make(chan int, 1)
+	go func() { got <- pop(time.Hour) }()
+	for b.waiters.n.Load() == 0 {
+		runtime.Gosched()
+	}
+	if _, err := b.ResetOffsets(ctx, "g", "t", -1, -1, 0, true); err != nil {
+		t.Fatal(err)
+	}
+	if n := receiveOne(t, got); n != 3 {
+		t.Errorf("after the reset the waiting pop got %d, want 3", n)
+	}
+	if c, err := b.GroupCounters("g", "t"); err != nil || c != (GroupCounters{InFlight: 3}) {
+		t.Errorf("counters %+v, %v: what was in flight before the reset is to be forgotten", c, err)
 	}
 }
 
