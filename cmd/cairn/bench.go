@@ -8,7 +8,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 
 	"github.com/cairnmq/cairn/bench"
@@ -54,11 +53,11 @@ func benchCommand(use, short string, run func(context.Context, bench.Options) (b
 		if use != "produce" && o.Group == "" {
 			o.Group = fmt.Sprintf("cairn-bench-%d", time.Now().UnixNano())
 		}
-		bar := progressbar.NewOptions64(max(o.Count, 0), progressbar.OptionSetWriter(cmd.ErrOrStderr()), progressbar.OptionSetDescription(use),
-			progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionThrottle(500*time.Millisecond), progressbar.OptionSetVisibility(output == "text"))
-		o.Progress = func(n int64) { _ = bar.Set64(n) }
+		if output == "text" {
+			bar := newProgress(cmd.ErrOrStderr(), o.Count, use)
+			o.Progress = bar.set
+		}
 		res, err := run(cmd.Context(), o)
-		_ = bar.Exit()
 		if err != nil {
 			return fmt.Errorf("bench %s: %w", use, err)
 		}

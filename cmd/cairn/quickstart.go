@@ -17,7 +17,6 @@ import (
 	"github.com/apache/rocketmq-clients/golang/v5/credentials"
 	v2 "github.com/apache/rocketmq-clients/golang/v5/protocol/v2"
 	"github.com/rs/zerolog"
-	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 
 	"github.com/cairnmq/cairn/configs"
@@ -136,9 +135,7 @@ func (t *tour) do(ctx context.Context, out io.Writer) error {
 	}
 	defer func() { _ = consumer.GracefulStop() }()
 
-	bar := progressbar.NewOptions(t.n, progressbar.OptionSetWriter(out), progressbar.OptionSetDescription("sent and received"),
-		progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionThrottle(200*time.Millisecond),
-		progressbar.OptionSetWidth(30), progressbar.OptionOnCompletion(func() { fmt.Fprintln(out) }))
+	bar := newProgress(out, int64(t.n), "sent and received")
 	began := time.Now()
 	errs := make(chan error, 2)
 	go func() {
@@ -196,7 +193,7 @@ func (t *tour) send(ctx context.Context, p client.Producer) error {
 	return first
 }
 
-func (t *tour) receive(ctx context.Context, c client.SimpleConsumer, bar *progressbar.ProgressBar) error {
+func (t *tour) receive(ctx context.Context, c client.SimpleConsumer, bar *progress) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	seen := make([]bool, t.n)
@@ -220,7 +217,7 @@ func (t *tour) receive(ctx context.Context, c client.SimpleConsumer, bar *progre
 	return first
 }
 
-func (t *tour) receiveLoop(ctx context.Context, done func(), c client.SimpleConsumer, seen []bool, left *int, bar *progressbar.ProgressBar) error {
+func (t *tour) receiveLoop(ctx context.Context, done func(), c client.SimpleConsumer, seen []bool, left *int, bar *progress) error {
 	for ctx.Err() == nil {
 		msgs, err := c.Receive(ctx, 32, tourInvisible)
 		var status *client.ErrRpcStatus
@@ -244,7 +241,7 @@ func (t *tour) receiveLoop(ctx context.Context, done func(), c client.SimpleCons
 				return fmt.Errorf("acknowledge: %w", err)
 			}
 		}
-		_ = bar.Add(len(msgs))
+		bar.add(int64(len(msgs)))
 		t.mu.Lock()
 		finished := *left == 0
 		t.mu.Unlock()
