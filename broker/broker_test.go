@@ -154,7 +154,7 @@ func TestCloseUnderLoad(t *testing.T) {
 		})
 	}
 	for range 8 {
-		receiveOne(t, started)
+		receive(t, started)
 	}
 	if err := b.Close(); err != nil {
 		t.Fatal(err)

@@ -22,7 +22,7 @@ func newTestDue(t testing.TB) (*due, *clock.Fake) {
 	return d, c
 }
 
-func receiveOne[T any](t testing.TB, ch <-chan T) T {
+func receive[T any](t testing.TB, ch <-chan T) T {
 	t.Helper()
 	select {
 	case v := <-ch:
@@ -38,7 +38,7 @@ func settle(t testing.TB, d *due) {
 	t.Helper()
 	over := make(chan struct{})
 	d.at(d.clock.Now(), func() { close(over) })
-	receiveOne(t, over)
+	receive(t, over)
 }
 
 func TestDueCallsInOrderOfTimeThenOfArrival(t *testing.T) {
@@ -75,7 +75,7 @@ func TestDueCancel(t *testing.T) {
 		t.Error("the second cancel answered true")
 	}
 	c.Advance(time.Second)
-	if got := receiveOne(t, ran); got != "second" {
+	if got := receive(t, ran); got != "second" {
 		t.Errorf("%s ran", got)
 	}
 	if second() {
@@ -93,7 +93,7 @@ func TestDueEveryAndClose(t *testing.T) {
 	d.every(10*time.Second, func() { ticks <- c.Now() })
 	for i := range 3 {
 		c.Advance(10 * time.Second)
-		if got, want := receiveOne(t, ticks), epoch.Add(time.Duration(i+1)*10*time.Second); !got.Equal(want) {
+		if got, want := receive(t, ticks), epoch.Add(time.Duration(i+1)*10*time.Second); !got.Equal(want) {
 			t.Fatalf("tick at %v, want %v", got, want)
 		}
 	}
@@ -122,7 +122,7 @@ func TestDueIsNotLateWhenTheClockMovesMeanwhile(t *testing.T) {
 		})
 		d.at(epoch.Add(10*time.Millisecond), func() { close(ran) })
 		moved.Wait()
-		receiveOne(t, ran)
+		receive(t, ran)
 		d.close()
 	}
 }

@@ -61,7 +61,7 @@ func (tb *testBroker) close(t testing.TB) {
 	t.Helper()
 	over := make(chan error, 1) // nothing is under way while log and view are compared
 	tb.offsets.flush(func(err error) { over <- err })
-	if err := receiveOne(t, over); err != nil && CodeOf(verbError(err, "flush")) != CodeClosing {
+	if err := receive(t, over); err != nil && CodeOf(verbError(err, "flush")) != CodeClosing {
 		t.Errorf("flush: %v", err)
 	}
 	if err := tb.store.Verify(context.Background()); err != nil {

@@ -203,7 +203,7 @@ func TestResetIsNoticedByPullsAndNotUndoneByOldCommits(t *testing.T) {
 	if err != nil || !maps.Equal(moved, map[int32]int64{0: 2, 1: 2}) {
 		t.Fatalf("moved %v, %v", moved, err)
 	}
-	if got := receiveOne(t, waiting); got.err != nil || got.res.Status != PullOffsetMoved || got.res.NextOffset != 2 {
+	if got := receive(t, waiting); got.err != nil || got.res.Status != PullOffsetMoved || got.res.NextOffset != 2 {
 		t.Errorf("the waiting pull: %+v, %v", got.res, got.err)
 	}
 	stale := func() {
@@ -263,7 +263,7 @@ func TestResetIsNoticedByPopsAtOnce(t *testing.T) {
 	if _, err := b.ResetOffsets(ctx, "g", "t", -1, -1, 0, true); err != nil {
 		t.Fatal(err)
 	}
-	if n := receiveOne(t, got); n != 3 {
+	if n := receive(t, got); n != 3 {
 		t.Errorf("after the reset the waiting pop got %d, want 3", n)
 	}
 	if c, err := b.GroupCounters("g", "t"); err != nil || c != (GroupCounters{InFlight: 3}) {

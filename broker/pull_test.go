@@ -208,13 +208,13 @@ func TestPullWaitsForAnArrival(t *testing.T) {
 	b.send(t, "t", 1, plain("another queue"))
 	wantSilence(t, "another queue", waiting)
 	b.send(t, "t", 0, plain("one", "TAGS", "unwanted"))
-	got := receiveOne(t, waiting)
+	got := receive(t, waiting)
 	if got.err != nil || got.res.Status != PullFound || len(got.res.Ends) != 1 {
 		t.Fatalf("woken: %+v, %v", got.res, got.err)
 	}
 	wantSilence(t, "unwanted tag", picky)
 	b.send(t, "t", 0, plain("two", "TAGS", "wanted"))
-	got = receiveOne(t, picky)
+	got = receive(t, picky)
 	if got.err != nil || got.res.Status != PullFound || got.res.NextOffset != 2 ||
 		!slices.Equal(bodies(decodeAll(t, got.res.Buffer.B, got.res.Ends)), []string{"two"}) {
 		t.Fatalf("woken: %+v, %v", got.res, got.err)
@@ -235,20 +235,20 @@ func TestPullEndsAtItsDeadlineByCancelAndByClose(t *testing.T) {
 	cancelled, cancel := b.suspended(t, req)
 	cancel()
 	cancel()
-	if got := receiveOne(t, cancelled); got.err != nil || got.res.Status != PullNoNewMessage {
+	if got := receive(t, cancelled); got.err != nil || got.res.Status != PullNoNewMessage {
 		t.Errorf("cancelled: %+v, %v", got.res, got.err)
 	}
 	c.Advance(14 * time.Second)
 	settle(t, b.due)
 	wantSilence(t, "before the deadline", late)
 	c.Advance(time.Second)
-	if got := receiveOne(t, late); got.err != nil || got.res.Status != PullNoNewMessage || got.res.NextOffset != 0 {
+	if got := receive(t, late); got.err != nil || got.res.Status != PullNoNewMessage || got.res.NextOffset != 0 {
 		t.Errorf("at the deadline: %+v, %v", got.res, got.err)
 	}
 	cancelLate()
 	closing, _ := b.suspended(t, req)
 	b.close(t)
-	if got := receiveOne(t, closing); CodeOf(got.err) != CodeClosing {
+	if got := receive(t, closing); CodeOf(got.err) != CodeClosing {
 		t.Errorf("closed: %+v, %v", got.res, got.err)
 	}
 	wantSilence(t, "second answer", late)
@@ -314,7 +314,7 @@ func TestPullsAreAnsweredOnce(t *testing.T) {
 		b.send(t, "t", 0, plain("x"))
 	}
 	for range consumers {
-		if n := receiveOne(t, seen); n != messages {
+		if n := receive(t, seen); n != messages {
 			t.Errorf("a consumer saw %d of %d", n, messages)
 		}
 	}

@@ -149,7 +149,7 @@ func TestTheSenderMayReuseItsBytes(t *testing.T) {
 			func(_ []SendResult, err error) { over <- err })
 		copy(m.Body, "scribble")
 		copy(m.Properties, "SCRIBBLE")
-		if err := receiveOne(t, over); err != nil {
+		if err := receive(t, over); err != nil {
 			t.Fatal(err)
 		}
 	}
