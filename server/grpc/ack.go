@@ -87,10 +87,11 @@ func (d *Door) changeInvisible(ctx context.Context, req *pb.ChangeInvisibleDurat
 	if req.GetLiteTopic() != "" {
 		return "", refuse(pb.Code_UNSUPPORTED, "%s", notImplemented[rpcSyncLite])
 	}
-	if req.GetSuspend() {
-		return "", refuse(pb.Code_UNSUPPORTED, "an attempt that does not count is not supported yet")
+	verb := d.broker.ChangeInvisible
+	if req.GetSuspend() { // the delivery is not to count as an attempt
+		verb = d.broker.GiveBack
 	}
-	handle, err := d.broker.ChangeInvisible(ctx, group, topic, req.GetReceiptHandle(), invisible)
+	handle, err := verb(ctx, group, topic, req.GetReceiptHandle(), invisible)
 	if err != nil {
 		return "", err
 	}

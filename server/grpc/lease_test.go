@@ -72,14 +72,13 @@ func TestConsumeTimeout(t *testing.T) {
 	}
 }
 
-// afterASecond is what another client of the group gets when a second has passed.
-func (r *rig) afterASecond(c *clock.Fake, n int) []*pb.Message {
+// backAgain is what another client of the group gets in the next seconds, which pass.
+func (r *rig) backAgain(c *clock.Fake, n int) []*pb.Message {
 	r.Helper()
 	other := r.stub("other")
 	var out []*pb.Message
 	r.eventually("the messages come back", func() bool {
-		c.Advance(giveBackAfter) // what is given back now is visible then
-		got, err := other.receive(other.ctx(6*time.Second), receiveRequest("T", "g", 12*time.Hour))
+		got, err := other.receiveInTime(c, receiveRequest("T", "g", 12*time.Hour))
 		if err == nil {
 			out = append(out, got.messages...)
 		}
@@ -99,7 +98,7 @@ func TestTerminationGivesBack(t *testing.T) {
 	if err != nil || resp.GetStatus().GetCode() != pb.Code_OK {
 		t.Fatal(resp, err)
 	}
-	back := r.afterASecond(c, 2)
+	back := r.backAgain(c, 2)
 	for _, m := range back {
 		if b := string(m.GetBody()); b == "b" || m.GetSystemProperties().GetDeliveryAttempt() != 2 {
 			t.Errorf("came back: %v", m)
@@ -131,7 +130,7 @@ func TestClientThatVanishes(t *testing.T) {
 	if ids := r.broker.Clients().ConsumerIDs("g"); len(ids) != 0 {
 		t.Errorf("still registered: %v", ids)
 	}
-	if back := r.afterASecond(c, 2); len(back) != 2 {
+	if back := r.backAgain(c, 2); len(back) != 2 {
 		t.Errorf("%d messages came back", len(back))
 	}
 }
@@ -170,7 +169,7 @@ func TestHandleOutlivesTheBroker(t *testing.T) {
 	if resp := s.changeInvisible("T", "g", handle(got[1]), time.Second); resp.GetStatus().GetCode() != pb.Code_OK {
 		t.Errorf("change after the restart: %v", resp)
 	}
-	if back := r.afterASecond(c, 1); len(back) != 1 || string(back[0].GetBody()) != string(got[1].GetBody()) {
+	if back := r.backAgain(c, 1); len(back) != 1 || string(back[0].GetBody()) != string(got[1].GetBody()) {
 		t.Errorf("came back: %v", back)
 	}
 }

@@ -77,19 +77,18 @@ func (d *Door) receive(ctx context.Context, req *pb.ReceiveMessageRequest, strea
 	size := int64(len(res.Buffer.B))
 	d.answering.Add(size)
 	defer d.answering.Add(-size)
-	if req.GetAutoRenew() {
-		l := lease{group: pop.Group, topic: pop.Topic, until: res.PoppedAt + res.Invisible}
-		if !c.hold(res.Handles, l, res.PoppedAt) {
-			d.undo(pop.Group, pop.Topic, res.Handles)
-			return refuse(pb.Code_MESSAGE_NOT_FOUND, "the client has terminated")
-		}
+	l := lease{group: pop.Group, topic: pop.Topic, until: res.PoppedAt + res.Invisible}
+	if req.GetAutoRenew() && !c.hold(res.Handles, l, res.PoppedAt) {
+		l.untouched = true
+		d.undo(l, res.Handles)
+		return refuse(pb.Code_MESSAGE_NOT_FOUND, "the client has terminated")
 	}
 	if err := answer(stream, req.GetMessageQueue().GetTopic(), res); err != nil || ctx.Err() != nil {
 		// The client did not wait for all of it. It may have got some, and may even have begun to work on them.
 		for _, h := range res.Handles {
 			c.settle(h)
 		}
-		d.undo(pop.Group, pop.Topic, res.Handles)
+		d.undo(l, res.Handles)
 		return err
 	}
 	return nil

@@ -43,25 +43,30 @@ func (s *stub) take(req *pb.ReceiveMessageRequest, n int) (out []*pb.Message) {
 	return out
 }
 
-// nothing fails when there is something to receive right now. It advances the clock so that the poll ends.
-func (s *stub) nothing(c *clock.Fake, req *pb.ReceiveMessageRequest) {
+// receiveInTime receives while time goes on, so that a poll ends.
+func (s *stub) receiveInTime(c *clock.Fake, req *pb.ReceiveMessageRequest) (got received, err error) {
 	s.Helper()
-	var got received
-	var err error
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		got, err = s.receive(s.ctx(10*time.Second), req)
 	}()
 	s.eventually("the poll is over", func() bool {
-		c.Advance(10 * time.Millisecond)
 		select {
 		case <-done:
 			return true
 		default:
+			c.Advance(250 * time.Millisecond)
 			return false
 		}
 	})
+	return got, err
+}
+
+// nothing fails when there is something to receive in the next seconds, which pass.
+func (s *stub) nothing(c *clock.Fake, req *pb.ReceiveMessageRequest) {
+	s.Helper()
+	got, err := s.receiveInTime(c, req)
 	if err != nil || got.status.GetCode() != pb.Code_MESSAGE_NOT_FOUND || len(got.messages) > 0 {
 		s.Fatalf("receive: %v, %v, %v; want nothing", got.status, got.messages, err)
 	}
@@ -180,6 +185,28 @@ func TestChangeInvisible(t *testing.T) {
 	s.nothing(c, req)
 }
 
+// TestSuspend: a consumer that cannot take a message now hands it back without its counting as an attempt.
+func TestSuspend(t *testing.T) {
+	r, c := fakeRig(t)
+	s := r.stub("c1")
+	s.send("T", "a")
+	req := receiveRequest("T", "g", 10*time.Second)
+	for range 2 {
+		m := s.take(req, 1)[0]
+		if m.GetSystemProperties().GetDeliveryAttempt() != 1 {
+			t.Errorf("attempt %d", m.GetSystemProperties().GetDeliveryAttempt())
+		}
+		resp, err := s.ChangeInvisibleDuration(s.ctx(5*time.Second), &pb.ChangeInvisibleDurationRequest{
+			Topic: resource("T"), Group: resource("g"), ReceiptHandle: handle(m), InvisibleDuration: durationpb.New(time.Second), Suspend: proto.Bool(true),
+		})
+		if err != nil || resp.GetStatus().GetCode() != pb.Code_OK || resp.GetReceiptHandle() == "" {
+			t.Fatal(resp, err)
+		}
+		c.Advance(time.Second)
+	}
+	s.take(req, 1)
+}
+
 func TestChangeInvisibleRefusals(t *testing.T) {
 	r, _ := fakeRig(t)
 	s := r.stub("c1")
@@ -190,7 +217,6 @@ func TestChangeInvisibleRefusals(t *testing.T) {
 		"negative":      {&pb.ChangeInvisibleDurationRequest{Topic: resource("T"), Group: resource("g"), InvisibleDuration: durationpb.New(-1)}, pb.Code_ILLEGAL_INVISIBLE_TIME},
 		"13 hours":      {&pb.ChangeInvisibleDurationRequest{Topic: resource("T"), Group: resource("g"), InvisibleDuration: durationpb.New(13 * time.Hour)}, pb.Code_ILLEGAL_INVISIBLE_TIME},
 		"lite":          {&pb.ChangeInvisibleDurationRequest{Topic: resource("T"), Group: resource("g"), LiteTopic: proto.String("l")}, pb.Code_UNSUPPORTED},
-		"suspend":       {&pb.ChangeInvisibleDurationRequest{Topic: resource("T"), Group: resource("g"), Suspend: proto.Bool(true)}, pb.Code_UNSUPPORTED},
 		"illegal topic": {&pb.ChangeInvisibleDurationRequest{Topic: resource("a b"), Group: resource("g")}, pb.Code_ILLEGAL_TOPIC},
 		"illegal group": {&pb.ChangeInvisibleDurationRequest{Topic: resource("T"), Group: resource("a b")}, pb.Code_ILLEGAL_CONSUMER_GROUP},
 		"broken handle": {&pb.ChangeInvisibleDurationRequest{Topic: resource("T"), Group: resource("g"), ReceiptHandle: "x"}, pb.Code_INVALID_RECEIPT_HANDLE},
@@ -449,7 +475,7 @@ func (r *rig) polling(id string) int {
 // TestPollThatGoesAway: a client that stops waiting takes no message with it.
 func TestPollThatGoesAway(t *testing.T) {
 	r, c := fakeRig(t)
-	s := r.stub("c1")
+	s, s2 := r.stub("c1"), r.stub("c2")
 	for i := range 20 {
 		ctx, cancel := context.WithCancel(s.ctx(10 * time.Second))
 		done := make(chan struct{})
@@ -471,9 +497,7 @@ func TestPollThatGoesAway(t *testing.T) {
 		r.eventually("the receive has ended", func() bool { return r.polling("c1") == 0 })
 		// It may have been on its way to the client that went; then it is given back.
 		r.eventually("another client gets the message", func() bool {
-			c.Advance(time.Second)
-			s2 := r.stub("c2")
-			got, err := s2.receive(s2.ctx(6*time.Second), receiveRequest("T", "g", 12*time.Hour))
+			got, err := s2.receiveInTime(c, receiveRequest("T", "g", 12*time.Hour))
 			if err != nil || len(got.messages) == 0 {
 				return false
 			}

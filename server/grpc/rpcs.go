@@ -28,7 +28,7 @@ var notes = map[string]string{
 	rpcSend:        "message groups, delivery times, transactions, priorities and lite topics: UNSUPPORTED",
 	rpcReceive:     "SQL filters, FIFO topics and groups: UNSUPPORTED",
 	rpcAssignment:  "one assignment of all queues; FIFO topics and groups: UNSUPPORTED",
-	rpcChange:      "suspend and lite topics: UNSUPPORTED",
+	rpcChange:      "lite topics: UNSUPPORTED",
 	rpcPull:        "not implemented in the reference",
 	rpcUpdate:      "not implemented in the reference",
 	rpcGet:         "not implemented in the reference",

@@ -48,6 +48,7 @@ type session struct {
 type lease struct {
 	group, topic string
 	until        int64 // ms: then it is visible again anyway
+	untouched    bool  // the client has never got it: to give it back counts as no attempt
 }
 
 // settings are what a client said of itself on its telemetry stream.
@@ -177,7 +178,12 @@ func (s *sessions) giveBack(held map[string]lease) {
 				break
 			}
 			g.Go(func() error {
-				_, err := s.door.broker.ChangeInvisible(s.door.closing, l.group, l.topic, handle, giveBackAfter)
+				var err error
+				if l.untouched {
+					_, err = s.door.broker.GiveBack(s.door.closing, l.group, l.topic, handle, 0)
+				} else {
+					_, err = s.door.broker.ChangeInvisible(s.door.closing, l.group, l.topic, handle, giveBackAfter)
+				}
 				// What was settled in the meantime has an invalid handle: nothing is left to do.
 				if err != nil && broker.CodeOf(err) != broker.CodeInvalidHandle && s.door.closing.Err() == nil {
 					s.door.log.Warn().Err(err).Str("group", l.group).Str("topic", l.topic).Msg("give back a message of a client that has gone")
@@ -241,11 +247,11 @@ func (c *session) set(s *settings) {
 	c.mu.Unlock()
 }
 
-// undo makes visible again what was popped for a call whose client has gone before it was answered.
-func (d *Door) undo(group, topic string, handles []string) {
+// undo makes visible again what was popped for a call whose client has gone.
+func (d *Door) undo(l lease, handles []string) {
 	held := make(map[string]lease, len(handles))
 	for _, h := range handles {
-		held[h] = lease{group: group, topic: topic}
+		held[h] = l
 	}
 	d.sessions.giveBack(held)
 }
