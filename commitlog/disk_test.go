@@ -1,6 +1,7 @@
 package commitlog
 
 import (
+	"flag"
 	"math/rand/v2"
 	"os"
 	"sync"
@@ -12,7 +13,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	_ = flag.Set("rapid.nofailfile", "true") // what rapid prints is enough to reproduce a failure
+	goleak.VerifyTestMain(m)
+}
 
 // change is a kind of operation that alters what is on a disk.
 type change string
