@@ -53,12 +53,13 @@ func (s *Store) flushIfDue(b *commitlog.Batch) {
 	}
 	d.records, d.bytes = 0, 0
 	d.flushing.Store(true)
+	end := b.End // the batch is the log's again before the flush is over
 	done := s.engine.StartFlush()
 	d.pending.Go(func() {
 		if err := <-done; err != nil {
 			s.opts.Logger.Warn().Err(err).Msg("the index could not be flushed; the log keeps what it would have covered")
 		} else {
-			d.advance(b.End)
+			d.advance(end)
 		}
 		d.flushing.Store(false)
 	})

@@ -52,7 +52,7 @@ func skipWithoutMemory(t testing.TB) {
 // testOptions are for a store with small segments.
 func testOptions(p place, c clock.Clock) Options {
 	return Options{
-		FS: p.fs, Dir: p.dir, Engine: testEngine, SegmentSize: 2 << 20, CacheBytes: 8 << 20, Clock: c,
+		FS: p.fs, Dir: p.dir, Engine: testEngine, SegmentSize: 64 << 10, CacheBytes: 8 << 20, Clock: c,
 		Logger: zerolog.Nop(),
 	}
 }

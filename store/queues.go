@@ -193,8 +193,11 @@ func (f *queueFold) noteHour(b *kvindex.Batch, at record.Position, hour uint32, 
 	return nil
 }
 
+// indexedWords bounds the rows of one message: its 32 KiB of properties could hold some sixteen thousand words.
+const indexedWords = 64
+
 // indexKeys writes the key index rows of the message whose properties were scanned last: one for its unique id and one
-// for each word of its keys. The value says what a reader would otherwise have to search for.
+// for each of the first words of its keys. The value says what a reader would otherwise have to search for.
 //
 //	┌────────────┬─────────┐
 //	│ offset uv  │ size uv │ offset in the queue; size of the log record
@@ -211,10 +214,12 @@ func (f *queueFold) indexKeys(b *kvindex.Batch, hour uint32, topic kvindex.ID, a
 		f.key = kvindex.AppendKeyIndexKey(f.key[:0], hour, topic, kvindex.IndexUniqueID, hashBytes(id), b.Timestamp(), int64(at))
 		b.Put(f.key, f.val)
 	}
+	words := 0
 	eachWord(f.props.keys, func(word []byte) bool {
 		f.key = kvindex.AppendKeyIndexKey(f.key[:0], hour, topic, kvindex.IndexKey, hashBytes(word), b.Timestamp(), int64(at))
 		b.Put(f.key, f.val)
-		return true
+		words++
+		return words < indexedWords
 	})
 }
 

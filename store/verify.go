@@ -19,6 +19,8 @@ var ErrViewDiffers = errors.New("the index differs from what the log says")
 // checkpoint and the log behind it, and compares it with the live one row by row: ErrViewDiffers names the first
 // difference. Traffic may go on; what counts is the moment of the call. It needs as much memory as the index has rows.
 func (s *Store) Verify(ctx context.Context) error {
+	s.expiring.Lock() // no segment or checkpoint goes while it is read
+	defer s.expiring.Unlock()
 	live := s.engine.NewSnapshot()
 	defer live.Close()
 	at, err := kvindex.ReadApplied(live)
@@ -102,7 +104,7 @@ type rebuild struct {
 	more  moreFolds
 	into  kvindex.Engine
 	first record.Position // where the log begins
-	until record.Position // apply batches that end here or before; -1 for all
+	until record.Position // where a batch ends, which is the last one to apply; -1 for all
 }
 
 // errReached ends a scan.
@@ -125,20 +127,22 @@ func (r *rebuild) run(ctx context.Context) error {
 		return fmt.Errorf("the checkpoint reaches position %d, beyond %d", from.End, r.until)
 	}
 	reached := from.End
+	if reached == r.until {
+		return nil
+	}
 	f := newFolder(r.into, r.more)
 	defer f.batch.Close()
 	err = commitlog.Scan(r.opts.FS, r.opts.path(logFolder), from.End, func(b *commitlog.Batch) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if r.until >= 0 && b.End > r.until {
-			return errReached
-		}
 		if _, err := f.apply(b); err != nil {
 			return err
 		}
 		f.reset()
-		reached = b.End
+		if reached = b.End; reached == r.until {
+			return errReached // and no look at what is being written behind it
+		}
 		return nil
 	})
 	if err != nil && !errors.Is(err, errReached) {
