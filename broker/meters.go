@@ -41,9 +41,10 @@ type inMeter struct {
 
 // topicMeter counts what was sent to a topic.
 type topicMeter struct {
-	topic  string
-	system bool
-	kinds  [kindCount]inMeter
+	topic    string
+	system   bool
+	requests atomic.Int64
+	kinds    [kindCount]inMeter
 }
 
 // countIn counts one message of so many bytes.
@@ -58,11 +59,11 @@ func (m *topicMeter) countIn(kind messageKind, size int64) {
 	in.sizes[class].Add(1)
 }
 
-// outMeter counts what a group got of a topic, deadMeter what it gave up.
+// outMeter counts what a group got of a topic, deadMeter what it gave up or, in meters.backs, sent back.
 type outMeter struct {
-	group, topic    string
-	retry, system   bool
-	messages, bytes atomic.Int64
+	group, topic             string
+	retry, system            bool
+	answers, messages, bytes atomic.Int64
 }
 
 type deadMeter struct {
@@ -82,15 +83,19 @@ type meters struct {
 	topics series[kvindex.ID, topicMeter]
 	outs   series[groupOfTopic, outMeter]
 	dead   series[groupOfTopicName, deadMeter]
+	backs  series[groupOfTopicName, deadMeter]
 }
 
 func newMeters(r *rates, system func(topic string) bool) *meters {
-	return &meters{
+	m := &meters{
 		system: system, rates: r,
 		topics: newSeries[kvindex.ID](&topicMeter{topic: otherName}),
 		outs:   newSeries[groupOfTopic](&outMeter{group: otherName, topic: otherName}),
 		dead:   newSeries[groupOfTopicName](&deadMeter{group: otherName, topic: otherName}),
+		backs:  newSeries[groupOfTopicName](&deadMeter{group: otherName, topic: otherName}),
 	}
+	r.trends.watch(m)
+	return m
 }
 
 // topic is the meter of a topic.
@@ -110,19 +115,25 @@ func (m *meters) countOut(g *catalog.Group, t *catalog.Topic, messages, bytes in
 			group: g.Name, topic: t.Name, retry: isRetry(t.Name), system: m.system(t.Name) || catalog.IsSystemGroup(g.Name),
 		})
 	}
+	out.answers.Add(1)
 	out.messages.Add(int64(messages))
 	out.bytes.Add(int64(bytes))
 	m.rates.get(messages, bytes)
 }
 
 // countDead counts a message that went to the group's dead-letter topic.
-func (m *meters) countDead(group, topic string) {
+func (m *meters) countDead(group, topic string) { m.countGivenUp(&m.dead, group, topic) }
+
+// countBack counts a message that a consumer sent back, also when it went to the dead-letter topic.
+func (m *meters) countBack(group, topic string) { m.countGivenUp(&m.backs, group, topic) }
+
+func (m *meters) countGivenUp(s *series[groupOfTopicName, deadMeter], group, topic string) {
 	key := groupOfTopicName{group, topic}
-	dead := m.dead.find(key)
-	if dead == nil {
-		dead = m.dead.add(key, &deadMeter{group: group, topic: topic, system: m.system(topic) || catalog.IsSystemGroup(group)})
+	meter := s.find(key)
+	if meter == nil {
+		meter = s.add(key, &deadMeter{group: group, topic: topic, system: m.system(topic) || catalog.IsSystemGroup(group)})
 	}
-	dead.messages.Add(1)
+	meter.messages.Add(1)
 }
 
 // forget drops the meters of topics and groups that are gone.
@@ -132,6 +143,7 @@ func (m *meters) forget(s *store.Store) {
 		return there(s.Catalog.TopicByID(k.topic)) && there(s.Catalog.GroupByID(k.group))
 	})
 	m.dead.keep(func(k groupOfTopicName) bool { return there(s.Catalog.Group(k.group)) })
+	m.backs.keep(func(k groupOfTopicName) bool { return there(s.Catalog.Group(k.group)) })
 }
 
 func there[T any](_ *T, err error) bool {
@@ -195,6 +207,14 @@ func (s *series[K, V]) keep(keep func(K) bool) {
 	if len(next) != len(*m) {
 		s.m.Store(&next)
 	}
+}
+
+// entries are those that are there now, without the other one; they must not be changed.
+func (s *series[K, V]) entries() map[K]*V {
+	if m := s.m.Load(); m != nil {
+		return *m
+	}
+	return nil
 }
 
 // each calls f for every entry, the other one last.

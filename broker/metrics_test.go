@@ -38,7 +38,7 @@ func TestMetrics(t *testing.T) {
 		`rocketmq_producer_connections language=JAVA protocol_type=remoting version=5`:                                                           1,
 		`rocketmq_consumer_connections consume_mode=CONSUME_PASSIVELY consumer_group=g is_system=false language=GO protocol_type=grpc version=6`: 1,
 		`rocketmq_consumer_group_number`:                                                1,
-		`rocketmq_topic_number`:                                                         9,
+		`rocketmq_topic_number`:                                                         10,
 		`rocketmq_broker_permission`:                                                    6,
 		`rocketmq_message_size is_system=false message_type=normal topic=t`:             3,
 		`rocketmq_storage_flush_behind_bytes storage_medium=disk storage_type=local`:    0,

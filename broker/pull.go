@@ -148,11 +148,13 @@ func (p *pull) run() {
 			return
 		}
 		at := place{g.ID, t.ID, p.req.QueueID}
+		began := p.b.clock.Now()
 		res, err := p.look(t, at)
 		if err != nil {
 			p.done(nil, err)
 			return
 		}
+		p.b.rates.looked(res.Status == PullFound, p.b.clock.Now().Sub(began))
 		if res.Status != PullNoNewMessage || p.deadline.IsZero() || !p.b.clock.Now().Before(p.deadline) {
 			if res.Status == PullFound {
 				p.b.meters.countOut(g, t, len(res.Ends), len(res.Buffer.B))

@@ -72,8 +72,11 @@ func (b *Broker) SendBack(ctx context.Context, req *SendBackRequest) error {
 			done(nil, err)
 		}
 	})
-	if err == nil && dead {
-		b.meters.countDead(g.Name, originOf(m))
+	if err == nil {
+		b.meters.countBack(g.Name, originOf(m))
+		if dead {
+			b.meters.countDead(g.Name, originOf(m))
+		}
 	}
 	return err
 }

@@ -224,6 +224,7 @@ func sendApplied(p *commitlog.Proposal) {
 func (op *sendOp) results() ([]SendResult, error) {
 	p := &op.proposal
 	if p.Err != nil {
+		op.b.rates.putFailed.Add(1)
 		return nil, verbError(p.Err, "send to "+op.topic)
 	}
 	for i := range p.Outcomes {
@@ -241,6 +242,7 @@ func (op *sendOp) results() ([]SendResult, error) {
 		start = item.idEnd
 		op.meter.countIn(item.kind, int64(item.size))
 	}
+	op.meter.requests.Add(1)
 	b.rates.put(len(results), len(op.slab), b.clock.Now().Sub(op.began))
 	return results, nil
 }

@@ -22,7 +22,7 @@ const (
 )
 
 // standingTopics are there from the first start, because clients and tools expect them: the template of topics made on
-// demand, the topics by which tools find a cluster or a broker, the one for replies to requests, and traces.
+// demand, the topics by which tools find a cluster or a broker, the ones for replies to requests, traces and benchmarks.
 func (b *Broker) standingTopics() []catalog.Topic {
 	o := &b.opts
 	topics := []catalog.Topic{
@@ -31,6 +31,7 @@ func (b *Broker) standingTopics() []catalog.Topic {
 		newTopic(o.ClusterName+replySuffix, 1, permReadWrite),
 		newTopic("SELF_TEST_TOPIC", 1, permReadWrite),
 		newTopic("RMQ_SYS_TRACE_TOPIC", 1, permReadWrite),
+		newTopic(benchmarkTopic, 16, permReadWrite),
 	}
 	if o.AutoCreateTopics {
 		topics = append(topics, newTopic(templateTopic, o.DefaultQueues, permReadWrite|catalog.PermInherit))
