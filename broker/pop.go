@@ -1,22 +1,38 @@
 package broker
 
-
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
+	"github.com/cairnmq/cairn/catalog"
 	"github.com/cairnmq/cairn/filter"
+	"github.com/cairnmq/cairn/internal/clock"
 	"github.com/cairnmq/cairn/store"
 )
 
+// Popping, in the order of reading: this file (the verb: look, wait, look again), pop_take.go (one look), pop_lease.go (who
+// chooses where), pop_alarm.go (waking up for what becomes visible), pop_ack.go, pop_counters.go.
+//
+// A message that was handed out is invisible to the group until its time has passed. Then it is handed out again, before
+// anything new, with one more attempt. There is no limit to that: what was delivered more often than the group's
+// retryMaxTimes says goes on being delivered, with its attempts counted, until dead letters are built.
+
+// maxPop bounds the messages of one receive, maxPopBytes their bytes; one message is always handed out whole.
+const (
+	maxPop      = 32
+	maxPopBytes = 4 << 20
+)
+
+// PopRequest asks for messages that a group has not got yet, or whose invisible time has passed.
 type PopRequest struct {
 	Group, Topic string
-	Queue        int32 // −1: all readable queues of the topic
-	Max          int   // 1..32
-	Invisible    time.Duration
+	Queue        int32         // −1: all readable queues of the topic
+	Max          int           // 1..32
+	Invisible    time.Duration // > 0; rounded up to whole milliseconds
 	Wait         time.Duration // long poll; 0 answers at once
-	Filter       *filter.Expr
-	AttemptID    string
+	Filter       *filter.Expr  // messages that do not match are passed over for good, for this group
+	AttemptID    string        // tells a repeated request of an ordered group, which are not served yet
 }
 
 // PopResult: Buffer holds stored layouts (Ends: end of each), Handles and Attempts (1 for the first delivery) align with
@@ -30,21 +46,200 @@ type PopResult struct {
 	Invisible int64 // ms
 }
 
+// popper is what popping needs beside the index.
+type popper struct {
+	store   *store.Store
+	catalog *catalog.Catalog
+	clock   clock.Clock
+	due     *due
+	waiters *waiters
+	leases  *leases
+	alarms  *alarms
+	turn    atomic.Uint32 // which queue a look begins with
+	quiet   atomic.Int64  // ms: until then nothing is logged
+	closing chan struct{}
+}
+
+// newPopper makes Broker.pop. The broker calls it in start, as soon as the due loop runs, and calls close in Close before it
+// shuts the gate: pops that wait are inside.
+func newPopper(s *store.Store, c clock.Clock, d *due, ws *waiters) *popper {
+	return &popper{
+		store: s, catalog: s.Catalog, clock: c, due: d, waiters: ws, leases: newLeases(), alarms: newAlarms(d, ws),
+		closing: make(chan struct{}),
+	}
+}
+
+// close ends all waits with CodeClosing. It must not be called twice.
+func (p *popper) close() { close(p.closing) }
+
 // Pop hands out messages, expired ones before new ones, and waits up to req.Wait for some. Nothing found is not an error.
-func (b *Broker) Pop(ctx context.Context, req *PopRequest) (*PopResult, error) { panic("unbuilt") }
-
-// Ack acknowledges handles; the errors align with them (nil: done; CodeInvalidHandle: expired, stale or foreign).
-// AckAsync calls done exactly once without blocking the folder.
-func (b *Broker) Ack(ctx context.Context, group, topic string, handles []string) []error {
-	panic("unbuilt")
+// A group that is not there is made when that is allowed. Where the group has never been, it begins with the first message of
+// a queue that has lost none yet, and behind the last one of any other. When ctx ends before the answer, what was taken is
+// given back and does not count as an attempt.
+//
+// Refusals: CodeTopicNotFound, CodeGroupNotFound, CodeGroupIllegal, CodeNoPermission (topic not readable, group disabled),
+// CodeParameter, CodeUnsupported (ordered groups), CodeBusy, CodeReadOnly, CodeClosing.
+func (b *Broker) Pop(ctx context.Context, req *PopRequest) (*PopResult, error) {
+	if err := b.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer b.gate.leave()
+	if req.Max < 1 || req.Max > maxPop || req.Invisible <= 0 {
+		return nil, refuse(CodeParameter, "pop of %d messages for %v: 1 to %d, for more than nothing", req.Max, req.Invisible, maxPop)
+	}
+	r := &popping{b: b, p: b.pop, ctx: ctx, req: req}
+	if req.Wait > 0 {
+		r.deadline = b.clock.Now().Add(req.Wait)
+	}
+	res, err := r.look()
+	if CodeOf(err) == CodeGroupNotFound {
+		if _, err = b.EnsureGroup(ctx, req.Group); err == nil {
+			res, err = r.look()
+		}
+	}
+	if res == nil && err == nil && !r.over() {
+		res, err = r.wait()
+	}
+	if res == nil && err == nil {
+		res = &PopResult{}
+	}
+	return res, err
 }
 
-// ChangeInvisible moves a message's visible-at to now+invisible and answers the new handle.
-func (b *Broker) ChangeInvisible(ctx context.Context, group, topic, handle string, invisible time.Duration) (string, error) {
-	panic("unbuilt")
+// popping is a Pop under way.
+type popping struct {
+	b        *Broker
+	p        *popper
+	ctx      context.Context
+	req      *PopRequest
+	g        *catalog.Group // of the last look
+	t        *catalog.Topic
+	deadline time.Time // zero: does not wait
+	waiter   waiter
+	signal   chan struct{}
 }
 
-// GroupCounters are exact: ready = not yet handed out plus expired, in flight = invisible now.
-type GroupCounters struct{ Ready, InFlight int64 }
+// over says that there is no time left to wait.
+func (r *popping) over() bool {
+	return r.deadline.IsZero() || !r.p.clock.Now().Before(r.deadline)
+}
 
-func (b *Broker) GroupCounters(group, topic string) (GroupCounters, error) { panic("unbuilt") }
+// check looks up group and topic, and whether this group may pop there.
+func (r *popping) check() (err error) {
+	req := r.req
+	if r.g, err = r.b.group(req.Group); err != nil {
+		return err
+	}
+	if r.t, err = r.b.topic(req.Topic); err != nil {
+		return err
+	}
+	switch {
+	case !r.g.ConsumeEnable:
+		return refuse(CodeNoPermission, "consumer group %s is disabled", r.g.Name)
+	case r.g.ConsumeMessageOrderly:
+		return refuse(CodeUnsupported, "consumer group %s is ordered, which is not supported yet", r.g.Name)
+	case r.t.Perm&catalog.PermRead == 0:
+		return refuse(CodeNoPermission, "topic %s is not readable", r.t.Name)
+	case req.Queue < -1 || req.Queue >= r.t.ReadQueues:
+		return refuse(CodeParameter, "queue %d of topic %s is not within 0 to %d", req.Queue, r.t.Name, r.t.ReadQueues-1)
+	}
+	return nil
+}
+
+// look takes what there is. It goes on as long as it makes headway without finding anything: a filter may pass over more than
+// one look looks at, and a reset may come in between.
+func (r *popping) look() (*PopResult, error) {
+	for {
+		if err := r.check(); err != nil {
+			return nil, err
+		}
+		res, again, err := r.p.take(r)
+		switch {
+		case err != nil && res == nil:
+			return nil, verbError(err, "pop from "+r.t.Name)
+		case res != nil:
+			if err != nil && r.p.mayComplain() {
+				r.b.log.Error().Err(err).Str("group", r.g.Name).Str("topic", r.t.Name).Msg("a message cannot be handed out")
+			}
+			r.b.meters.countOut(r.g, r.t, len(res.Ends), len(res.Buffer.B))
+			return res, nil
+		case !again:
+			return nil, nil
+		case r.ctx.Err() != nil:
+			return nil, r.ctx.Err()
+		}
+	}
+}
+
+// wait looks again whenever it is woken, until there is something or the time is over.
+//
+// The order against lost wake-ups: be found by those who wake, then look once more, then wait. Whoever was woken owes it to
+// the group to wake the next one when it ends, because what it was woken for may still be there.
+func (r *popping) wait() (res *PopResult, err error) {
+	r.signal = make(chan struct{}, 1)
+	ring := func() {
+		select {
+		case r.signal <- struct{}{}:
+		default: // it has not seen the last one yet
+		}
+	}
+	r.waiter.wake = ring
+	forget := r.p.due.at(r.deadline, ring)
+	defer forget()
+	woken := false
+	for {
+		w := &r.waiter
+		w.topic, w.group, w.queue, w.filter = r.t.ID, r.g.ID, r.req.Queue, r.req.Filter
+		if err := r.p.waiters.add(w); err != nil {
+			r.passOn(woken)
+			return nil, err
+		}
+		res, err = r.look()
+		if res == nil && err == nil {
+			woken = false // what it was woken for is not there any more
+			if !r.over() {
+				r.p.alarms.arm(r.p.store.Pop, groupOfTopic{w.group, w.topic})
+				err = r.sleep()
+			}
+		}
+		woken = !r.p.waiters.remove(w) || woken
+		if res == nil && err == nil && woken && r.over() { // at the last moment
+			res, err = r.look()
+		}
+		if res != nil || err != nil || r.over() {
+			r.passOn(woken)
+			return res, err
+		}
+	}
+}
+
+// sleep waits for a signal.
+func (r *popping) sleep() error {
+	select {
+	case <-r.signal:
+		return nil
+	case <-r.ctx.Done():
+		return r.ctx.Err()
+	case <-r.p.closing:
+		return errClosing
+	}
+}
+
+// passOn lets the next one look when this one was woken, and sees to it that the group is woken for what becomes visible
+// later: the alarm that is over may have woken this one.
+func (r *popping) passOn(woken bool) {
+	group, topic := r.waiter.group, r.waiter.topic
+	if !r.p.waiters.waiting(group, topic) {
+		return
+	}
+	if woken {
+		r.p.waiters.ready(group, topic, 1)
+	}
+	r.p.alarms.arm(r.p.store.Pop, groupOfTopic{group, topic})
+}
+
+// mayComplain says yes once a second: what cannot be handed out is met by every look.
+func (p *popper) mayComplain() bool {
+	now, until := p.clock.Now().UnixMilli(), p.quiet.Load()
+	return now >= until && p.quiet.CompareAndSwap(until, now+1000)
+}

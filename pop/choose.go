@@ -24,6 +24,12 @@ const (
 	never = math.MaxInt64 / 2
 )
 
+// MayHaveExpired says whether Expired may find something. It costs no read, and false is certain.
+func (s *State) MayHaveExpired(group, topic kvindex.ID, now int64) bool {
+	floor, _ := s.floors.get(place{group, topic})
+	return floor <= now
+}
+
 // Expired appends to dst up to most checkpoints of a queue (AnyQueue: of all) that are visible again at now (ms), earliest
 // first.
 func (s *State) Expired(group, topic kvindex.ID, queue int32, now int64, most int, dst []Expired) ([]Expired, error) {
