@@ -136,11 +136,15 @@ func takesRoom(op errorfs.Op) bool {
 // eventually polls until f is true.
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !f(); {
-		if time.Now().After(deadline) {
+	deadline := time.After(10 * time.Second)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !f() {
+		select {
+		case <-tick.C:
+		case <-deadline:
 			t.Fatalf("not in time: %s", what)
 		}
-		time.Sleep(100 * time.Microsecond)
 	}
 }
 
