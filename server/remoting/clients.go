@@ -118,6 +118,7 @@ func (d *Door) register(s *session, req *wire.Command, h *heartbeatData) {
 		clients.RegisterProducer(p.Group, cl)
 	}
 	whole := true
+	var changed []*consumerData
 	for i := range h.Consumers {
 		c := &h.Consumers[i]
 		key := consumerKey{h.ClientID, c.Group}
@@ -131,7 +132,9 @@ func (d *Door) register(s *session, req *wire.Command, h *heartbeatData) {
 		} else if h.Fingerprint != 0 {
 			s.remember(key, info)
 		}
-		clients.RegisterConsumer(c.Group, cl, info)
+		if clients.RegisterConsumer(c.Group, cl, info) {
+			changed = append(changed, c)
+		}
 	}
 	// A heartbeat may have been on its way when its connection ended: then nobody else forgets its clients.
 	if s.hasEnded() {
@@ -141,6 +144,13 @@ func (d *Door) register(s *session, req *wire.Command, h *heartbeatData) {
 	resp.Fields.Add("IS_SUPPORT_HEART_BEAT_V2", "true")
 	resp.Fields.AddBool("IS_SUB_CHANGE", h.Fingerprint == 0 || !whole)
 	s.conn.Respond(req, resp)
+	// The other members have been told. The one that joined is told too: a Java client balances at its start, before or
+	// after this heartbeat as it happens, and in the former case would find itself in no group and try again 20 s later.
+	for _, c := range changed {
+		if g, err := d.broker.Group(c.Group); err == nil && g.NotifyIDsChanged && c.MessageModel != "BROADCASTING" {
+			d.notifyIDsChanged(s, c.Group)
+		}
+	}
 }
 
 // notifyIDsChanged tells a consumer that somebody joined or left its group.

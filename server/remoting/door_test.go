@@ -298,11 +298,20 @@ func TestMembersComeAndGo(t *testing.T) {
 	if resp := beat(one, "one"); resp.Code != 0 || resp.Fields.Text("IS_SUPPORT_HEART_BEAT_V2") != "true" {
 		t.Fatal(resp.Code, resp.Remark)
 	}
+	if g := <-told; g != "members" { // of its own joining
+		t.Fatal(g)
+	}
+	if resp := beat(one, "one"); resp.Code != 0 { // nothing has changed: nothing to tell
+		t.Fatal(resp.Code, resp.Remark)
+	}
 	if resp := beat(two, "two"); resp.Code != 0 {
 		t.Fatal(resp.Code, resp.Remark)
 	}
 	if g := <-told; g != "members" {
 		t.Fatal(g)
+	}
+	if len(told) != 0 {
+		t.Fatal("told twice")
 	}
 	sub, ok := r.broker.Clients().Subscription("members", "t")
 	if !ok || len(sub.Codes) != 2 || sub.Codes[0] != 5 {

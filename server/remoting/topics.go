@@ -3,13 +3,9 @@ package remoting
 import (
 	"context"
 	"encoding/json"
-	"fmt"
-	"slices"
-	"strings"
 
 	"github.com/cairnmq/cairn/broker"
 	"github.com/cairnmq/cairn/catalog"
-	"github.com/cairnmq/cairn/internal/body"
 	"github.com/cairnmq/cairn/internal/wire"
 )
 
@@ -58,20 +54,15 @@ func deleteTopic(ctx context.Context, d *Door, _ *session, req, _ *wire.Command)
 
 // putGroup serves code 200. The body is a SubscriptionGroupConfig whose attribute keys have a + or - before them.
 func putGroup(ctx context.Context, d *Door, _ *session, req, _ *wire.Command) error {
-	g := catalog.DefaultGroup("")
-	if err := body.Unmarshal(req.Body, &g); err != nil {
-		return fmt.Errorf("request body: %w", err)
+	var raw json.RawMessage
+	if err := readBody(req, &raw); err != nil {
+		return err
 	}
-	changes := make([]string, 0, len(g.Attributes))
-	for k, v := range g.Attributes {
-		if v != "" && !strings.HasPrefix(k, "-") {
-			k += "=" + v
-		}
-		changes = append(changes, k)
+	g, changes, err := readGroup(raw)
+	if err != nil {
+		return err
 	}
-	slices.Sort(changes)
-	g.Attributes = nil
-	return d.broker.PutGroup(ctx, g, strings.Join(changes, ","))
+	return d.broker.PutGroup(ctx, g, changes)
 }
 
 // deleteGroup serves code 207.
