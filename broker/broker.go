@@ -2,8 +2,8 @@
 // waiters of long polls; and the due loop, which owns the clock.
 //
 // Read broker.go first, then the file of the verb in question: send.go and sendop.go, sendback.go, pull.go and pullwait.go,
-// pop.go, offsets.go and reset.go, query.go, topics.go, groups.go, clients.go, locks.go; below them are changes.go (one change
-// of a name at a time), due.go, waiters.go, workers.go, meters.go and rates.go.
+// pop.go, offsets.go and reset.go, query.go, topics.go, groups.go, clients.go, locks.go, tools.go; below them are changes.go
+// (one change of a name at a time), due.go, waiters.go, workers.go, meters.go, rates.go and trends.go.
 //
 // Rules: a verb changes nothing but by a record in the log, and what it answers is applied. What is only in memory here
 // (clients, locks, waiters, counters) may be gone after a restart without a promise being broken. Nothing that the folder

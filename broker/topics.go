@@ -16,8 +16,8 @@ const (
 
 	permReadWrite = catalog.PermRead | catalog.PermWrite
 	replySuffix   = "_REPLY_TOPIC"
-	// benchmarkTopic is what the reference's load clients use. There it is one of the system's topics, with 1024 queues; here
-	// it is made on demand, and may be made by hand.
+	// benchmarkTopic is what the reference's load clients use. There it is the system's own and has 1024 queues; here it may be
+	// put with any number and deleted (until the next start), unlike the system's other topics.
 	benchmarkTopic = "BenchmarkTest"
 )
 
