@@ -57,6 +57,11 @@ func TestDiskFullAndHealing(t *testing.T) {
 					}
 				}
 				equal(t, "committed", h.payloads(), acked)
+				eventually(t, "all bytes are given back", func() bool {
+					l.mu.Lock()
+					defer l.mu.Unlock()
+					return l.mu.pending == 0
+				})
 				survived := crash(mem, 100, 0)
 				closeLog(t, l)
 				for _, disk := range []*vfs.MemFS{mem, survived} {

@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -249,8 +251,11 @@ func TestWritesAheadOfASync(t *testing.T) {
 	if err := l.Propose(small.Proposal); err != nil {
 		t.Fatal(err)
 	}
-	if n := l.Stats().Batches; n != 1 {
-		t.Fatalf("%d batches written while the first one is synced, want 1", n)
+	l.mu.Lock()
+	early := l.worthWritingLocked()
+	l.mu.Unlock()
+	if n := l.Stats().Batches; n != 1 || early {
+		t.Fatalf("%d batches written while the first one is synced, want 1; another is to be written: %v", n, early)
 	}
 	if err := l.Propose(large.Proposal); err != nil {
 		t.Fatal(err)
@@ -597,6 +602,19 @@ func TestOutcomesOutliveTheirBatch(t *testing.T) {
 		}
 		last = p.Positions[1]
 	}
+}
+
+// What a batch pointed to is let go when it was applied, though the batch is used again.
+func TestPayloadsAreLetGo(t *testing.T) {
+	l, _ := start(t, testOptions(vfs.NewMem()))
+	payload := make([]byte, 1<<16)
+	held := weak.Make(&payload[0])
+	if _, err := l.Append(context.Background(), []record.Record{{Kind: 1, Payload: payload}}); err != nil {
+		t.Fatal(err)
+	}
+	payload = nil
+	eventually(t, "the payload is freed", func() bool { runtime.GC(); return held.Value() == nil })
+	closeLog(t, l)
 }
 
 func TestQueue(t *testing.T) {

@@ -192,7 +192,56 @@ func TestForgedBatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	equal(t, "replayed", h.payloads(), []string{"first"})
-	equal(t, "end", l.Committed() >= first.Positions[0], true)
+	// The same when the replay begins right there, and has read no batch before.
+	l, err = Open(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Replay(first.Positions[0]-batchHeader+record.Position(batchLength(RecordSize(5))), func(*Batch) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// reseal changes the header of a batch on disk and repairs its checksum.
+func reseal(t *testing.T, mem *vfs.MemFS, b applied, change func(h *header, raw []byte)) {
+	t.Helper()
+	raw := peek(t, mem, testDir+"/"+segmentName(0))[b.pos:b.end]
+	h, wrong := parseHeader(raw, b.pos, 0, int64(len(raw)))
+	if wrong != "" {
+		t.Fatal(wrong)
+	}
+	change(&h, raw)
+	sealBatch(raw, &h)
+}
+
+// Whole batches that cannot have been written one after the other are damage too, however their checksums look.
+func TestBatchesMustFollow(t *testing.T) {
+	for name, change := range map[string]func(h *header, raw []byte){
+		"index":      func(h *header, _ []byte) { h.index++ },
+		"timestamp":  func(h *header, _ []byte) { h.timestamp = 5 },
+		"term":       func(h *header, _ []byte) { h.term = 0 },
+		"previous":   func(h *header, _ []byte) { h.previous -= 8; h.durable = 0 },
+		"count":      func(h *header, _ []byte) { h.count-- },
+		"one record": func(_ *header, raw []byte) { le.PutUint32(raw[batchHeader+4:], 1<<20) },
+	} {
+		mem, all := written(t, ModeSync, 10)
+		reseal(t, mem, all[5], change)
+		_, h, err := replay(testOptions(mem))
+		var corrupt *CorruptError
+		if !errors.As(err, &corrupt) || corrupt.Position != all[5].pos || len(h.batches) != 5 {
+			t.Errorf("%s: %d batches, %v", name, len(h.batches), err)
+		}
+	}
+}
+
+// A record's own checksum covers what the batch's does not: a wrong one that was there before the batch's was made.
+func TestScanLooksAtEachRecord(t *testing.T) {
+	mem, all := written(t, ModeSync, 10)
+	reseal(t, mem, all[5], func(_ *header, raw []byte) { raw[all[5].at[1]-all[5].pos] ^= 1 })
+	var corrupt *CorruptError
+	if err := Scan(mem, testDir, 0, func(*Batch) error { return nil }); !errors.As(err, &corrupt) || corrupt.Position != all[5].at[1] {
+		t.Fatalf("%v, want damage at %d", err, all[5].at[1])
+	}
 }
 
 // A segment of another log, with the right name and the right positions, is not taken for one of ours.
@@ -229,8 +278,9 @@ func TestReplayFrom(t *testing.T) {
 		equal(t, "index", l.Recovery().Index, uint64(80))
 	}
 	// Whatever is not the end of a batch is refused, and nothing is cut.
+	segments, _ := listSpans(mem, testDir)
 	before := mem.String()
-	for _, pos := range []record.Position{all[3].pos + 8, all[3].pos + 80, all[79].pos + 8, all[79].end - 8, all[79].end + 8, 1 << 40, all[5].end + 4} {
+	for _, pos := range []record.Position{all[3].pos + 8, all[3].pos + 80, all[79].pos + 8, all[79].end - 8, all[79].end + 8, 1 << 40, all[5].end + 4, segments[1].start} {
 		if got, _, err := from(pos); !errors.Is(err, ErrViewAhead) && !errors.As(err, new(*CorruptError)) || len(got) > 0 {
 			t.Errorf("from %d: %d batches, %v", pos, len(got), err)
 		}

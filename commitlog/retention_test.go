@@ -47,8 +47,13 @@ func TestDeleteBefore(t *testing.T) {
 	if n, err := l.DeleteBefore(infos[0].End - 1); n != 0 || err != nil {
 		t.Fatalf("a position within the first segment frees %d, %v", n, err)
 	}
+	waitForLead(t, l)
+	open := d.open.Load()
 	if n, err := l.DeleteBefore(infos[1].End + 5); n != infos[0].Bytes+infos[1].Bytes || err != nil {
 		t.Fatalf("freed %d, %v", n, err)
+	}
+	if n := d.open.Load(); n != open-2 {
+		t.Fatalf("%d files open, %d before the deletion of two", n, open)
 	}
 	if l.First() != infos[2].Start {
 		t.Fatalf("the log begins at %d", l.First())
@@ -94,6 +99,37 @@ func TestDeleteBefore(t *testing.T) {
 	if d.open.Load() != 0 {
 		t.Fatalf("%d files left open", d.open.Load())
 	}
+}
+
+// A batch that is written and not committed has no time yet: a full disk or a failure may take it back.
+func TestSegmentsCountsCommittedBatchesOnly(t *testing.T) {
+	d := newDisk(vfs.NewMem())
+	opts := testOptions(d)
+	opts.SegmentSize = 4096
+	l, _ := start(t, opts)
+	add(t, l, filler("a", 3000))
+	waitForLead(t, l)
+	hold := make(chan struct{})
+	d.before = func(op change, _ string) error {
+		if op == opSync {
+			<-hold
+		}
+		return nil
+	}
+	p := newPromise(filler("b", 3000))
+	if err := l.Propose(p.Proposal); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the second batch is written", func() bool { return l.Stats().Batches == 2 })
+	infos, err := l.Segments()
+	if err != nil || len(infos) != 2 || infos[0].Oldest == 0 || infos[1].Oldest != 0 {
+		t.Errorf("%+v, %v", infos, err)
+	}
+	close(hold)
+	if err := p.wait(t); err != nil {
+		t.Fatal(err)
+	}
+	closeLog(t, l)
 }
 
 // The last durable batch stays: index and time go on from it.
