@@ -19,9 +19,8 @@ const modePull = "PULL"
 
 // assignment is MessageQueueAssignment.
 type assignment struct {
-	Queue       body.MessageQueue `json:"messageQueue"`
-	Mode        string            `json:"mode"`
-	Attachments map[string]string `json:"attachments,omitempty"`
+	Queue body.MessageQueue `json:"messageQueue"`
+	Mode  string            `json:"mode"`
 }
 
 // queryAssignment serves code 400: Java consumers of 5.x that leave the balancing to the broker (clientRebalance false) ask
@@ -56,7 +55,8 @@ func queryAssignment(_ context.Context, d *Door, _ *session, req, resp *wire.Com
 	}{make([]assignment, 0, len(queues))}
 	name := d.broker.Options().BrokerName
 	for _, n := range queues {
-		answer.Assignments = append(answer.Assignments, assignment{body.MessageQueue{BrokerName: name, QueueID: n, Topic: q.Topic}, modePull, nil})
+		mq := body.MessageQueue{BrokerName: name, QueueID: n, Topic: q.Topic}
+		answer.Assignments = append(answer.Assignments, assignment{Queue: mq, Mode: modePull})
 	}
 	return jsonBody(resp, answer)
 }

@@ -48,7 +48,9 @@ func serveForBenchmark(dir string) error {
 		}
 		defer pprof.StopCPUProfile()
 	}
-	bo := broker.Options{Advertise: netip.MustParseAddrPort("127.0.0.1:10911"), AutoCreateTopics: true, AutoCreateGroups: true, Logger: zerolog.Nop()}
+	bo := broker.Options{
+		Advertise: netip.MustParseAddrPort("127.0.0.1:10911"), AutoCreateTopics: true, AutoCreateGroups: true, Logger: zerolog.Nop(),
+	}
 	so := store.Options{FS: vfs.Default, Dir: dir, CacheBytes: 256 << 20, Mode: commitlog.Mode(mode), Logger: zerolog.Nop()}
 	b, err := broker.Open(context.Background(), so, bo)
 	if err != nil {

@@ -84,7 +84,8 @@ func consumeQueue(t *testing.T, c *wire.Client, q, n int) {
 			}
 			body = body[size:]
 			if m.QueueOffset != offset || m.QueueID != int32(q) || seen[string(m.Body)] {
-				t.Errorf("queue %d: offset %d of queue %d with %q when %d was next (pulled from %d)", q, m.QueueOffset, m.QueueID, m.Body, offset, from)
+				t.Errorf("queue %d: offset %d of queue %d with %q when %d was next (pulled from %d)",
+					q, m.QueueOffset, m.QueueID, m.Body, offset, from)
 				return
 			}
 			seen[string(m.Body)] = true

@@ -115,8 +115,8 @@ func (h *heldPull) filter(inHeader bool) (*filter.Expr, error) {
 	}
 	sub, ok := h.d.broker.Clients().Subscription(h.pull.Group, h.pull.Topic)
 	if !ok {
-		return nil, refuse(wire.SubscriptionNotExist, "the consumer's subscription of topic %s is not known: no heartbeat of group %s had it",
-			h.pull.Topic, h.pull.Group)
+		return nil, refuse(wire.SubscriptionNotExist,
+			"the consumer's subscription of topic %s is not known: no heartbeat of group %s had it", h.pull.Topic, h.pull.Group)
 	}
 	version, err := h.req.Fields.Int64Or("subVersion", 0)
 	if err != nil {
