@@ -1,3 +1,7 @@
+//go:build !race
+
+// The official client races with itself (its settings and meters); the door's own tests run with the race detector.
+
 package grpc
 
 import (

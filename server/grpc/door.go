@@ -77,6 +77,7 @@ type Door struct {
 	max       int // connections
 	clock     clock.Clock
 	log       zerolog.Logger
+	trouble   zerolog.Logger // at most so many lines a second
 	server    *grpc.Server
 	health    *health.Server
 	sessions  *sessions
@@ -90,6 +91,8 @@ type Door struct {
 func New(b *broker.Broker, opts Options) *Door {
 	bo := b.Options()
 	d := &Door{broker: b, opts: bo, max: opts.MaxConnections, clock: bo.Clock, log: opts.Logger, health: health.NewServer()}
+	// One cause can make every call fail: the first few lines tell as much as all.
+	d.trouble = opts.Logger.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
 	if d.max <= 0 {
 		d.max = defaultConnections
 	}
@@ -127,7 +130,7 @@ func New(b *broker.Broker, opts Options) *Door {
 
 // Serve answers on ln until Close; it then returns nil.
 func (d *Door) Serve(ln net.Listener) error {
-	err := d.server.Serve(&boundedListener{Listener: ln, max: int64(d.max), log: d.log})
+	err := d.server.Serve(&boundedListener{Listener: ln, max: int64(d.max), log: d.trouble})
 	if err == nil || errors.Is(err, grpc.ErrServerStopped) || d.closing.Err() != nil {
 		return nil
 	}

@@ -294,6 +294,7 @@ func TestReceiveRefusals(t *testing.T) {
 		"empty filter":            {"c", "5.1.4", 10 * time.Second, filter(pb.FilterType_TAG, "|| ||"), pb.Code_ILLEGAL_FILTER_EXPRESSION},
 		"illegal topic":           {"c", "5.1.4", 10 * time.Second, from("a b", "g"), pb.Code_ILLEGAL_TOPIC},
 		"illegal group":           {"c", "5.1.4", 10 * time.Second, from("T", "a b"), pb.Code_ILLEGAL_CONSUMER_GROUP},
+		"unknown topic":           {"c", "5.1.4", 10 * time.Second, from("unknown", "g"), pb.Code_TOPIC_NOT_FOUND},
 		"FIFO topic":              {"c", "5.1.4", 10 * time.Second, from("fifo", "g"), pb.Code_UNSUPPORTED},
 		"FIFO group":              {"c", "5.1.4", 10 * time.Second, from("T", "ordered"), pb.Code_UNSUPPORTED},
 		"4 s left":                {"c", "5.0.3", 4 * time.Second, invisible(30 * time.Second), pb.Code_ILLEGAL_POLLING_TIME},
@@ -472,30 +473,35 @@ func (r *rig) polling(id string) int {
 	return 0
 }
 
-// TestPollThatGoesAway: a client that stops waiting takes no message with it.
+// TestPollThatGoesAway: a client that has stopped waiting takes no message with it; one that stops while it is being
+// answered may, and then the message comes again after its invisible time.
 func TestPollThatGoesAway(t *testing.T) {
 	r, c := fakeRig(t)
 	s, s2 := r.stub("c1"), r.stub("c2")
 	for i := range 20 {
+		before := i%2 == 0
+		invisible := 30 * time.Second
+		if before {
+			invisible = 12 * time.Hour
+		}
 		ctx, cancel := context.WithCancel(s.ctx(10 * time.Second))
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			_, _ = s.receive(ctx, receiveRequest("T", "g", 12*time.Hour))
+			_, _ = s.receive(ctx, receiveRequest("T", "g", invisible))
 		}()
 		r.eventually("the receive waits", func() bool { return r.polling("c1") == 1 })
-		if i%2 == 0 {
+		if before {
 			cancel()
-			<-done
+			r.eventually("the receive has ended", func() bool { return r.polling("c1") == 0 })
 			s.send("T", fmt.Sprint(i))
-		} else { // at the same time
+		} else {
 			go cancel()
 			s.send("T", fmt.Sprint(i))
-			<-done
+			r.eventually("the receive has ended", func() bool { return r.polling("c1") == 0 })
 		}
+		<-done
 		cancel()
-		r.eventually("the receive has ended", func() bool { return r.polling("c1") == 0 })
-		// It may have been on its way to the client that went; then it is given back.
 		r.eventually("another client gets the message", func() bool {
 			got, err := s2.receiveInTime(c, receiveRequest("T", "g", 12*time.Hour))
 			if err != nil || len(got.messages) == 0 {

@@ -111,7 +111,7 @@ func (d *Door) assignments(ctx context.Context, req *pb.QueryAssignmentRequest) 
 
 // consumable answers a topic and a group that may receive from it. The group is made when that is allowed.
 func (d *Door) consumable(ctx context.Context, topic, group string) (*catalog.Topic, *catalog.Group, error) {
-	t, err := d.topic(ctx, topic)
+	t, err := d.broker.Topic(topic)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -186,7 +186,7 @@ func (s *sessions) giveBack(held map[string]lease) {
 				}
 				// What was settled in the meantime has an invalid handle: nothing is left to do.
 				if err != nil && broker.CodeOf(err) != broker.CodeInvalidHandle && s.door.closing.Err() == nil {
-					s.door.log.Warn().Err(err).Str("group", l.group).Str("topic", l.topic).Msg("give back a message of a client that has gone")
+					s.door.trouble.Warn().Err(err).Str("group", l.group).Str("topic", l.topic).Msg("give back a message of a client that has gone")
 				}
 				return nil
 			})

@@ -60,7 +60,7 @@ func (d *Door) statusOf(rpc string, err error) *pb.Status {
 	}
 	code := broker.CodeOf(err)
 	if code == broker.CodeInternal {
-		d.log.Error().Err(err).Str("rpc", rpc).Msg("call failed")
+		d.trouble.Error().Err(err).Str("rpc", rpc).Msg("call failed")
 	}
 	return &pb.Status{Code: codes[code], Message: err.Error()}
 }
