@@ -83,8 +83,9 @@ func (v *numberedView) check(t *testing.T, r Reader) uint64 {
 // watchFS calls at before and after each operation that changes what a crash leaves, and may fail it.
 type watchFS struct {
 	vfs.FS
-	at   func(op, name string)
-	fail func(op, name string) error
+	at       func(op, name string)
+	fail     func(op, name string) error
+	category func(name string, c vfs.DiskWriteCategory)
 }
 
 func (w *watchFS) do(op, name string, f func() error) error {
@@ -108,6 +109,9 @@ func (w *watchFS) wrap(name string, f vfs.File, err error) (vfs.File, error) {
 }
 
 func (w *watchFS) Create(name string, c vfs.DiskWriteCategory) (f vfs.File, err error) {
+	if w.category != nil {
+		w.category(name, c)
+	}
 	err = w.do("create", name, func() error { f, err = w.FS.Create(name, c); return err })
 	return w.wrap(name, f, err)
 }
@@ -492,6 +496,70 @@ func TestCommitWaitingForMemoryEndsWithClose(t *testing.T) {
 	close(hold)
 	close(p.fs.closing)
 	must(t, p.db.Close())
+}
+
+// TestCloseEndsACompaction holds a compaction at its first write, closes the engine, and lets the compaction go on: it does not
+// write its tables to the end. What is on disk stays right.
+func TestCloseEndsACompaction(t *testing.T) {
+	var compacted sync.Map // names of tables that compactions make
+	var writes atomic.Int64
+	held, release := make(chan struct{}, 1000), make(chan struct{})
+	watch := &watchFS{FS: vfs.NewMem()}
+	watch.category = func(name string, c vfs.DiskWriteCategory) {
+		if c == "pebble-compaction" {
+			compacted.Store(name, true)
+		}
+	}
+	watch.fail = func(op, name string) error {
+		if _, ok := compacted.Load(name); ok && op == "write" {
+			writes.Add(1)
+			held <- struct{}{}
+			<-release
+		}
+		return nil
+	}
+	opts := Options{FS: watch, Dir: "index", MemoryBytes: 16 << 20}
+	e := mustOpen(t, opts)
+	rng := rand.New(rand.NewPCG(8, 9))
+	n := 0
+	for len(held) == 0 {
+		for range 1000 {
+			commit(t, e, func(w Writer) { w.Set(fmt.Appendf(userKey("r"), "%08x", rng.Uint32()), make([]byte, 100)) })
+			n++
+		}
+		must(t, e.Flush())
+	}
+	closed := make(chan error)
+	go func() { closed <- e.Close() }()
+	<-e.(*pebbleEngine).fs.closing
+	close(release)
+	must(t, <-closed)
+	if got := writes.Load(); got > 2 { // at most two compactions run
+		t.Fatalf("%d writes of compactions", got)
+	}
+	opts.FS = watch.FS
+	e = mustOpen(t, opts)
+	if got := len(rowsOf(t, e)); got < n-10 || got > n { // a few keys may be alike
+		t.Fatalf("%d rows, want %d", got, n)
+	}
+	must(t, e.Close())
+}
+
+// TestOpenStartsNoFlush: opening starts no flush, and no compaction that it would have to wait for.
+func TestOpenStartsNoFlush(t *testing.T) {
+	eachEngine(t, func(t *testing.T, opts Options) {
+		var calls atomic.Int64
+		opts.BeforeFlush = func() error { calls.Add(1); return nil }
+		for i := range 3 {
+			e := mustOpen(t, opts)
+			commit(t, e, func(w Writer) { w.Set(userKey("a"), []byte("1")) })
+			must(t, e.Flush())
+			if m := e.Metrics(); opts.Kind == KindPebble && m.Flushes != 1 || calls.Load() != int64(i+1) {
+				t.Fatalf("opening %d: %d flushes, %d calls of BeforeFlush in all", i, m.Flushes, calls.Load())
+			}
+			must(t, e.Close())
+		}
+	})
 }
 
 func TestPebbleIsConfigured(t *testing.T) {

@@ -40,7 +40,7 @@
 // commits wait from the beginning of the call until the memtable is ended. BeforeFlush must therefore work for as long as the
 // engine is open: close the engine first, then the log.
 //
-// Close flushes nothing. A clean stop is Flush, then Close.
+// Close flushes nothing; a flush under way is finished, a compaction is given up. A clean stop is Flush, then Close.
 //
 // # Errors
 //

@@ -21,13 +21,14 @@ const (
 // an edit of its manifest, which is what it writes next.
 const minFree = 1 << 20
 
-// guardFS stands between Pebble and its files, for five things that Pebble leaves to the world around it:
+// guardFS stands between Pebble and its files, for six things that Pebble leaves to the world around it:
 //   - before the rows of a flush are written, the log is made durable (law 2);
 //   - after a fatal error nothing is written, renamed or removed any more, as if the process had ended there. What is on disk
 //     is then what a restart would find, whatever Pebble still believes;
 //   - flushes and compactions that keep failing, as on a full disk, are retried with pauses and not in a busy loop;
 //   - a file that names another one as the newest (a marker) is not made before the other's directory entry is durable: a disk
 //     that keeps the one and loses the other would leave an index that does not open;
+//   - a compaction ends when the engine is closed, and does not keep Close waiting for seconds; a flush is let through;
 //   - a read-only engine cannot write.
 type guardFS struct {
 	vfs.FS
@@ -54,9 +55,12 @@ func (g *guardFS) refuse(op, name string) error {
 // Create makes a file; before a table it pauses when the last one failed, and calls beforeFlush once per flush. Pebble
 // calls it without holding its own lock, and the memtables that it flushes take no more rows by then.
 func (g *guardFS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
-	table := strings.HasSuffix(name, tableSuffix)
-	if table {
-		if err := g.beforeTable(category == flushCategory); err != nil {
+	kind := otherFile
+	if strings.HasSuffix(name, tableSuffix) {
+		if kind = compactedTable; category == flushCategory {
+			kind = flushedTable
+		}
+		if err := g.beforeTable(kind); err != nil {
 			return nil, err
 		}
 	}
@@ -69,7 +73,7 @@ func (g *guardFS) Create(name string, category vfs.DiskWriteCategory) (vfs.File,
 		}
 	}
 	f, err := g.FS.Create(name, category)
-	return g.wrap(f, name, table, err)
+	return g.wrap(f, name, kind, err)
 }
 
 func (g *guardFS) syncDir(dir string) error {
@@ -84,9 +88,9 @@ func (g *guardFS) syncDir(dir string) error {
 	return err
 }
 
-func (g *guardFS) beforeTable(flush bool) error {
+func (g *guardFS) beforeTable(kind fileKind) error {
 	pause := &g.compactions
-	if flush {
+	if kind == flushedTable {
 		pause = &g.flushes
 	}
 	pause.wait(g.closing, g.health.failed)
@@ -95,7 +99,10 @@ func (g *guardFS) beforeTable(flush bool) error {
 		<-g.closing
 		return g.health.check()
 	}
-	if !flush || g.beforeFlush == nil || g.covered.Load() {
+	if kind == compactedTable && stopped(g.closing) {
+		return ErrClosed
+	}
+	if kind == compactedTable || g.beforeFlush == nil || g.covered.Load() {
 		return nil
 	}
 	if err := g.beforeFlush(); err != nil {
@@ -105,11 +112,11 @@ func (g *guardFS) beforeTable(flush bool) error {
 	return nil
 }
 
-func (g *guardFS) wrap(f vfs.File, name string, table bool, err error) (vfs.File, error) {
+func (g *guardFS) wrap(f vfs.File, name string, kind fileKind, err error) (vfs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &guardFile{File: f, g: g, name: name, table: table}, nil
+	return &guardFile{File: f, g: g, name: name, kind: kind}, nil
 }
 
 func (g *guardFS) Link(oldname, newname string) error {
@@ -124,12 +131,12 @@ func (g *guardFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vf
 		return nil, err
 	}
 	f, err := g.FS.OpenReadWrite(name, c, opts...)
-	return g.wrap(f, name, false, err)
+	return g.wrap(f, name, otherFile, err)
 }
 
 func (g *guardFS) OpenDir(name string) (vfs.File, error) {
 	f, err := g.FS.OpenDir(name)
-	return g.wrap(f, name, false, err)
+	return g.wrap(f, name, otherFile, err)
 }
 
 func (g *guardFS) Remove(name string) error {
@@ -158,7 +165,7 @@ func (g *guardFS) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory
 		return nil, err
 	}
 	f, err := g.FS.ReuseForWrite(oldname, newname, c)
-	return g.wrap(f, newname, false, err)
+	return g.wrap(f, newname, otherFile, err)
 }
 
 func (g *guardFS) MkdirAll(dir string, perm os.FileMode) error {
@@ -170,16 +177,28 @@ func (g *guardFS) MkdirAll(dir string, perm os.FileMode) error {
 
 func (g *guardFS) Unwrap() vfs.FS { return g.FS }
 
+// fileKind says why a file was made.
+type fileKind uint8
+
+const (
+	otherFile fileKind = iota
+	flushedTable
+	compactedTable
+)
+
 type guardFile struct {
 	vfs.File
-	g     *guardFS
-	name  string
-	table bool
+	g    *guardFS
+	name string
+	kind fileKind
 }
 
 func (f *guardFile) Write(p []byte) (int, error) {
 	if err := f.g.refuse("write", f.name); err != nil {
 		return 0, err
+	}
+	if f.kind == compactedTable && stopped(f.g.closing) {
+		return 0, &os.PathError{Op: "write", Path: f.name, Err: ErrClosed}
 	}
 	return f.File.Write(p)
 }
@@ -216,7 +235,7 @@ func (f *guardFile) beforeSync() error {
 	if err := f.g.refuse("sync", f.name); err != nil {
 		return err
 	}
-	if !f.table {
+	if f.kind == otherFile {
 		return nil
 	}
 	if du, err := f.g.GetDiskUsage(f.g.PathDir(f.name)); err == nil && du.AvailBytes < minFree {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -42,6 +43,11 @@ func openPebble(o Options) (Engine, error) {
 	e := &pebbleEngine{health: newHealth(o.Logger), attempts: make(chan error, 1)}
 	e.fs = &guardFS{FS: o.FS, health: e.health, readOnly: o.ReadOnly, beforeFlush: o.BeforeFlush,
 		closing: make(chan struct{})}
+	if !o.ReadOnly {
+		if err := dropEmptyLogs(o.FS, o.Dir); err != nil {
+			return nil, err
+		}
+	}
 	cache := pebble.NewCache(o.MemoryBytes)
 	defer cache.Unref()
 	db, err := pebble.Open(o.Dir, e.options(o, cache))
@@ -63,6 +69,39 @@ func openPebble(o Options) (Engine, error) {
 func refuseFolderOf(fs vfs.FS, dir, other, mark string) error {
 	if _, err := fs.Stat(fs.PathJoin(dir, mark)); err == nil {
 		return fmt.Errorf("%w: it holds an index of %s", ErrOtherEngine, other)
+	}
+	return nil
+}
+
+// emptyLog is the most that Pebble leaves in a WAL that nothing was written to: the mark of its end.
+const emptyLog = 16
+
+// dropEmptyLogs removes the WAL that Pebble makes at each opening although it is switched off. Pebble would flush after
+// replaying it, empty as it is, and Open would then wait for whatever compactions that starts: seconds after heavy traffic.
+func dropEmptyLogs(fs vfs.FS, dir string) error {
+	if _, err := fs.Stat(dir); err != nil {
+		return nil // Pebble makes it, or says what is wrong
+	}
+	lock, err := pebble.LockDirectory(dir, fs)
+	if err != nil {
+		return err
+	}
+	defer lock.Close() // Pebble takes it again
+	names, err := fs.List(dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		path := fs.PathJoin(dir, name)
+		if !strings.HasSuffix(name, ".log") {
+			continue
+		}
+		if st, err := fs.Stat(path); err != nil || st.Size() > emptyLog {
+			continue
+		}
+		if err := fs.Remove(path); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -135,7 +174,8 @@ func (e *pebbleEngine) listener() *pebble.EventListener {
 // logRetry warns of the first failure in a row.
 func (e *pebbleEngine) logRetry(err error) {
 	level := zerolog.WarnLevel
-	if e.fs.flushes.failures.Load() > 1 || e.fs.compactions.failures.Load() > 1 || e.health.check() != nil {
+	if e.fs.flushes.failures.Load() > 1 || e.fs.compactions.failures.Load() > 1 ||
+		e.health.check() != nil || stopped(e.fs.closing) {
 		level = zerolog.DebugLevel
 	}
 	e.health.log.WithLevel(level).Err(err).Msg("a flush or compaction of the index failed and is tried again")
