@@ -61,7 +61,7 @@ func runWithCrashes(t *testing.T, mode Mode, seed uint64) ([]applied, []moment) 
 	c := &crashes{mem: mem, history: &history{}, rng: rand.New(rand.NewPCG(seed, 7))}
 	var once sync.Mutex
 	c.log = func() *Log { once.Lock(); defer once.Unlock(); return l }
-	d.before = c.before
+	d.before(c.before)
 	opts.OnCommit = c.history.onCommit
 
 	opened, _, err := replay(opts)
@@ -95,7 +95,7 @@ func runWithCrashes(t *testing.T, mode Mode, seed uint64) ([]applied, []moment) 
 	}
 	wg.Wait()
 	closeLog(t, l)
-	d.before = nil
+	d.hook.Store(nil)
 	return c.history.batches, c.moments
 }
 
@@ -159,14 +159,14 @@ func checkRecovery(t *testing.T, what string, mem *vfs.MemFS, all []applied, pro
 	t.Helper()
 	d := newDisk(mem)
 	c := &crashes{mem: mem, log: func() *Log { return nil }, rng: rand.New(rand.NewPCG(uint64(promised), 3))}
-	d.before = c.before
+	d.before(c.before)
 	opts := testOptions(d)
 	l, h, err := replay(opts)
 	if err != nil {
 		t.Fatalf("%s: %v", what, err)
 	}
 	checkPrefix(t, what, h.batches, all, promised)
-	d.before = nil
+	d.hook.Store(nil)
 
 	// What a replay has handed out is durable, and so is the cut.
 	l2, again, err := replay(testOptions(crash(mem, 0, 0)))

@@ -32,8 +32,7 @@ const (
 // disk wraps a file system so that a test sees each change before it happens, can make it fail, and can run out of room.
 type disk struct {
 	vfs.FS
-	before func(op change, name string) error
-
+	hook atomic.Pointer[func(op change, name string) error]
 	open atomic.Int64 // files
 	mu   struct {
 		sync.Mutex
@@ -51,11 +50,14 @@ func (d *disk) limit(n int64) {
 	d.mu.limited, d.mu.room = n >= 0, n
 }
 
+// before has fn called before each change, which does not happen when fn returns an error.
+func (d *disk) before(fn func(op change, name string) error) { d.hook.Store(&fn) }
+
 func (d *disk) ask(op change, name string) error {
-	if d.before == nil {
-		return nil
+	if fn := d.hook.Load(); fn != nil {
+		return (*fn)(op, name)
 	}
-	return d.before(op, name)
+	return nil
 }
 
 func (d *disk) wrap(name string, f vfs.File, err error) (vfs.File, error) {

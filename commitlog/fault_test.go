@@ -194,7 +194,7 @@ func failStop(t *testing.T, mode Mode, op change, n int) {
 	l, h := start(t, opts)
 	var seen, after atomic.Int64
 	var failed atomic.Bool
-	d.before = func(o change, name string) error {
+	d.before(func(o change, name string) error {
 		if o == opSync && l.State() != nil {
 			after.Add(1)
 		}
@@ -203,7 +203,7 @@ func failStop(t *testing.T, mode Mode, op change, n int) {
 			return errDisk
 		}
 		return nil
-	}
+	})
 	var acked []string
 	var err error
 	for i := 0; err == nil && i < 400; i++ {
@@ -248,7 +248,7 @@ func failStop(t *testing.T, mode Mode, op change, n int) {
 	if d.open.Load() != 0 {
 		t.Fatalf("%s: %d files left open", what, d.open.Load())
 	}
-	d.before = nil
+	d.hook.Store(nil)
 	for _, disk := range []*vfs.MemFS{mem, crash(mem, 0, 0)} {
 		if disk != mem && mode != ModeSync {
 			continue
@@ -270,13 +270,13 @@ func TestFailureReachesEverybody(t *testing.T) {
 	l, h := start(t, opts)
 	waitForLead(t, l)
 	hold := make(chan struct{})
-	d.before = func(op change, name string) error {
+	d.before(func(op change, name string) error {
 		if op == opSync {
 			<-hold
 			return errDisk
 		}
 		return nil
-	}
+	})
 	var all []promise
 	for i := range 100 {
 		p := newPromise(filler(fmt.Sprint(i), 3000)) // some are written beside the sync, the rest is queued
@@ -303,12 +303,12 @@ func TestNoSpaceAtASyncIsFailure(t *testing.T) {
 	d := newDisk(vfs.NewMem())
 	l, _ := start(t, testOptions(d))
 	waitForLead(t, l)
-	d.before = func(op change, name string) error {
+	d.before(func(op change, name string) error {
 		if op == opSync {
 			return syscall.ENOSPC
 		}
 		return nil
-	}
+	})
 	p := newPromise("x")
 	if err := l.Propose(p.Proposal); err != nil {
 		t.Fatal(err)

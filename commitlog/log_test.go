@@ -231,13 +231,13 @@ func TestWritesAheadOfASync(t *testing.T) {
 	opts.SegmentSize = 1 << 20
 	hold, held := make(chan struct{}), make(chan struct{}, 1)
 	var armed atomic.Bool
-	mem.before = func(op change, name string) error {
+	mem.before(func(op change, name string) error {
 		if op == opSync && armed.CompareAndSwap(true, false) {
 			held <- struct{}{}
 			<-hold
 		}
 		return nil
-	}
+	})
 	l, _ := start(t, opts)
 	waitForLead(t, l)
 	armed.Store(true)

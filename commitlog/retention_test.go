@@ -110,12 +110,12 @@ func TestSegmentsCountsCommittedBatchesOnly(t *testing.T) {
 	add(t, l, filler("a", 3000))
 	waitForLead(t, l)
 	hold := make(chan struct{})
-	d.before = func(op change, _ string) error {
+	d.before(func(op change, _ string) error {
 		if op == opSync {
 			<-hold
 		}
 		return nil
-	}
+	})
 	p := newPromise(filler("b", 3000))
 	if err := l.Propose(p.Proposal); err != nil {
 		t.Fatal(err)
@@ -189,12 +189,12 @@ func TestCrashWhileDeleting(t *testing.T) {
 	c := &crashes{mem: mem, log: func() *Log { return nil }, rng: rand.New(rand.NewPCG(1, 2))}
 	l, _ := start(t, testOptions(d))
 	waitForLead(t, l)
-	d.before = c.before
+	d.before(c.before)
 	last := all[len(all)-1].end
 	if n, err := l.DeleteBefore(last); n == 0 || err != nil {
 		t.Fatal(n, err)
 	}
-	d.before = nil
+	d.hook.Store(nil)
 	closeLog(t, l)
 	if len(c.moments) < 4 {
 		t.Fatalf("%d changes only", len(c.moments))
