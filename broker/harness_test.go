@@ -59,11 +59,6 @@ func (tb *testBroker) open(t testing.TB) {
 
 func (tb *testBroker) close(t testing.TB) {
 	t.Helper()
-	over := make(chan error, 1) // nothing is under way while log and view are compared
-	tb.offsets.flush(func(err error) { over <- err })
-	if err := receive(t, over); err != nil && CodeOf(verbError(err, "flush")) != CodeClosing {
-		t.Errorf("flush: %v", err)
-	}
 	if err := tb.store.Verify(context.Background()); err != nil {
 		t.Errorf("the view is not what the log says: %v", err)
 	}
