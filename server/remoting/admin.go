@@ -2,6 +2,7 @@ package remoting
 
 import (
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 
@@ -31,10 +32,21 @@ func adminBody(resp *wire.Command, v any) error {
 
 // readBody reads the JSON body of a request.
 func readBody(req *wire.Command, v any) error {
-	if err := body.Unmarshal(req.Body, v); err != nil {
-		return refuse(wire.SystemError, "request body: %v", err)
+	return badBody(body.Unmarshal(req.Body, v))
+}
+
+// badBody makes an error of reading JSON one that says it to the tool.
+func badBody(err error) error {
+	var mismatch *json.UnmarshalTypeError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &mismatch) && mismatch.Field == "":
+		return refuse(wire.SystemError, "request body: %s where an object belongs", mismatch.Value)
+	case errors.As(err, &mismatch):
+		return refuse(wire.SystemError, "request body: %s does not belong into the field %q", mismatch.Value, mismatch.Field)
 	}
-	return nil
+	return refuse(wire.SystemError, "request body: %v", err)
 }
 
 // dataVersion is the catalog's: it counts the changes of topics and groups.

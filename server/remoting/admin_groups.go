@@ -32,8 +32,8 @@ func init() {
 // readGroup reads a SubscriptionGroupConfig, whose attribute keys have a + or - before them; changes is what they say.
 func readGroup(raw []byte) (g catalog.Group, changes string, err error) {
 	g = catalog.DefaultGroup("")
-	if err := json.Unmarshal(raw, &g); err != nil {
-		return g, "", refuse(wire.SystemError, "request body: %v", err)
+	if err := badBody(json.Unmarshal(raw, &g)); err != nil {
+		return g, "", err
 	}
 	changes = attributeChanges(g.Attributes)
 	g.Attributes = nil

@@ -34,8 +34,8 @@ func putTopics(ctx context.Context, d *Door, _ *session, req, _ *wire.Command) e
 	}
 	for _, raw := range list.Topics {
 		t := catalog.Topic{ReadQueues: 16, WriteQueues: 16, Perm: catalog.PermRead | catalog.PermWrite}
-		if err := json.Unmarshal(raw, &t); err != nil {
-			return refuse(wire.SystemError, "request body: %v", err)
+		if err := badBody(json.Unmarshal(raw, &t)); err != nil {
+			return err
 		}
 		changes := attributeChanges(t.Attributes)
 		t.Attributes = nil

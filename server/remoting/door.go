@@ -41,6 +41,7 @@ type Door struct {
 	workers sync.WaitGroup
 	ctx     context.Context // ends when the workers have to
 	cancel  context.CancelFunc
+	relays  *relays
 	closing atomic.Bool // pulls are not held any more
 
 	mu struct {
@@ -60,7 +61,7 @@ func New(b *broker.Broker, opts Options) *Door {
 		opts.Wire.Grace = 300 * time.Millisecond
 	}
 	opts.Wire.Logger = opts.Logger
-	d := &Door{broker: b, opts: opts, log: opts.Logger, work: make(chan func(context.Context), opts.Waiting)}
+	d := &Door{broker: b, opts: opts, log: opts.Logger, work: make(chan func(context.Context), opts.Waiting), relays: newRelays()}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.mu.sessions = map[*session]struct{}{}
 	d.server = wire.NewServer((*handler)(d), opts.Wire)
@@ -94,9 +95,11 @@ func (d *Door) Close(ctx context.Context) error {
 	for _, s := range d.sessions() {
 		s.letGo()
 	}
+	d.relays.cancel()
 	err := d.server.Shutdown(ctx)
 	d.cancel()
 	d.workers.Wait()
+	d.relays.wait()
 	return err
 }
 
