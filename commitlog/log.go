@@ -39,7 +39,7 @@ type Proposal struct {
 	Err       error
 	Timestamp int64             // of the batch
 	Positions []record.Position // aligned with Records
-	Outcomes  []record.Outcome  // aligned with Records; made by the log, filled in by whoever applies them
+	Outcomes  []record.Outcome  // aligned with Records; set by whoever applies them
 	// Context is the proposer's own; the log does not touch it.
 	Context any
 

@@ -35,8 +35,8 @@ func TestAppendReadReopen(t *testing.T) {
 				p := add(t, l, a, b)
 				want = append(want, a, b)
 				at[p.Positions[0]], at[p.Positions[1]] = a, b
-				if len(p.Outcomes) != 2 || p.Timestamp == 0 {
-					t.Fatalf("proposal comes back with %d outcomes and time %d", len(p.Outcomes), p.Timestamp)
+				if len(p.Positions) != 2 || p.Timestamp == 0 {
+					t.Fatalf("proposal comes back with positions %v and time %d", p.Positions, p.Timestamp)
 				}
 			}
 			checkReads(t, l, at)
@@ -576,32 +576,19 @@ func TestConcurrentProposers(t *testing.T) {
 }
 
 // The buffers of a batch are used again; what was handed to proposers is not.
-func TestOutcomesOutliveTheirBatch(t *testing.T) {
-	opts := testOptions(vfs.NewMem())
-	n := int64(0)
-	opts.OnCommit = func(b *Batch) {
-		for _, p := range b.Proposals {
-			for i := range p.Outcomes {
-				n++
-				p.Outcomes[i].Offset = n
-			}
-			p.Done(p)
-		}
-	}
-	l, _ := start(t, opts)
+func TestPositionsOutliveTheirBatch(t *testing.T) {
+	l, h := start(t, testOptions(vfs.NewMem()))
+	var got, want []record.Position
 	var all []*Proposal
 	for range 50 {
 		all = append(all, add(t, l, "x", "y"))
 	}
 	closeLog(t, l)
-	var last record.Position
 	for i, p := range all {
-		equal(t, "outcomes", []int64{p.Outcomes[0].Offset, p.Outcomes[1].Offset}, []int64{int64(2*i + 1), int64(2*i + 2)})
-		if p.Positions[0] <= last || p.Positions[1] <= p.Positions[0] {
-			t.Fatalf("positions %v after %d", p.Positions, last)
-		}
-		last = p.Positions[1]
+		got = append(got, p.Positions...)
+		want = append(want, h.batches[i].at...)
 	}
+	equal(t, "positions", got, want)
 }
 
 // What a batch pointed to is let go when it was applied, though the batch is used again.

@@ -51,8 +51,8 @@ type Options struct {
 	Seal func(timestamp int64, pos record.Position, r *record.Record)
 	// OnCommit is called with every committed batch in log order, from one goroutine. It owns calling Proposal.Done.
 	// It may block; the log then stops taking batches once its bounded hand-over queue is full. The batch and its
-	// Records and Proposals slices are the log's again when it returns; Positions and Outcomes are not reused. It may
-	// call Sync and Propose, but must not wait for a proposal. Without it the log calls Done itself.
+	// Records and Proposals slices are the log's again when it returns; Positions are not reused. It may call Sync and
+	// Propose, but must not wait for a proposal. Without it the log calls Done itself.
 	OnCommit func(*Batch)
 }
 

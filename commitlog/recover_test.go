@@ -187,7 +187,7 @@ func TestForgedBatch(t *testing.T) {
 	closeLog(t, l)
 	equal(t, "place of the forged batch", p.Positions[0]+recordHead+pad, pos)
 	*byteAt(t, mem, p.Positions[0]) ^= 1 // torn; were the forged batch believed, this would be damage in the middle
-	again := crash(mem, 100, 0) // with the damage, which no sync has seen
+	again := crash(mem, 100, 0)          // with the damage, which no sync has seen
 	_, h, err := replay(opts)
 	if err != nil {
 		t.Fatal(err)

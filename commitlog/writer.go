@@ -155,7 +155,6 @@ func (l *Log) encode(f *flight, h *header) {
 	f.Position, f.End, f.Term, f.Index, f.Timestamp = h.position, h.end(), h.term, h.index, h.timestamp
 	f.Records = slices.Grow(f.Records[:0], count)
 	f.Positions = make([]record.Position, 0, count)
-	outcomes := make([]record.Outcome, count)
 
 	buf := slices.Grow(l.tail.buf[:0], int(h.length))[:h.length]
 	off := batchHeader
@@ -173,7 +172,7 @@ func (l *Log) encode(f *flight, h *header) {
 		}
 		n := len(f.Records)
 		p.Timestamp = h.timestamp
-		p.Positions, p.Outcomes = f.Positions[first:n:n], outcomes[first:n:n]
+		p.Positions, p.Outcomes = f.Positions[first:n:n], nil
 	}
 	clear(buf[off:])
 	sealBatch(buf, h)
