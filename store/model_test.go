@@ -299,6 +299,9 @@ func (x *machine) check() {
 	if !maps.Equal(topics, want) || !maps.Equal(groups, x.m.groups) || !maps.Equal(kv, x.m.kv) {
 		x.t.Fatalf("topics %v groups %v kv %v, want %v %v %v", topics, groups, kv, want, x.m.groups, x.m.kv)
 	}
+	if nTopics, nGroups := x.s.Catalog.Counts(); nTopics != len(want) || nGroups != len(x.m.groups) {
+		x.t.Fatalf("counts %d and %d, want %d and %d", nTopics, nGroups, len(want), len(x.m.groups))
+	}
 	for id, topic := range x.m.topics {
 		for queue := range int32(4) {
 			q := topic.queues[queue]

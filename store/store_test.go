@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"runtime"
@@ -365,5 +366,40 @@ func TestOnlySoManyKeysAreIndexed(t *testing.T) {
 			t.Errorf("word %d: %d messages, %v", i, len(ends), err)
 		}
 		buf.Release()
+	}
+}
+
+// Two keys may share a hash; then the rows of one are found for the other.
+func TestQueryComparesTheKeyItself(t *testing.T) {
+	s := mustOpen(t, testOptions(newPlace(t), clock.NewFake(epoch)))
+	defer mustClose(t, s)
+	topic := putTopic(t, s, "a")
+	out := send(t, s, note{topic: topic, keys: "k1 k2", id: "id", body: "b"})
+	entries, err := s.Entries(topic, 0, out[0].Offset, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := s.engine.NewWriter()
+	ms := epoch.UnixMilli()
+	for kind, key := range map[kvindex.IndexKind]string{kvindex.IndexKey: "k3", kvindex.IndexUniqueID: "id2"} {
+		w.Set(kvindex.AppendKeyIndexKey(nil, kvindex.HourOf(ms), topic, kind, kvindex.HashKey(key), ms, int64(entries[0].Position)),
+			binary.AppendUvarint([]byte{0}, uint64(entries[0].Size)))
+	}
+	if err := errors.Join(w.Commit(), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	buf := NewBuffer()
+	defer buf.Release()
+	for _, c := range []struct {
+		kind kvindex.IndexKind
+		key  string
+		want int
+	}{
+		{kvindex.IndexKey, "k1", 1}, {kvindex.IndexKey, "k2", 1}, {kvindex.IndexKey, "k3", 0},
+		{kvindex.IndexUniqueID, "id", 1}, {kvindex.IndexUniqueID, "id2", 0},
+	} {
+		if ends, err := s.Query(topic, c.kind, c.key, 0, 1<<60, 9, buf); err != nil || len(ends) != c.want {
+			t.Errorf("%c %s: %d messages, %v", c.kind, c.key, len(ends), err)
+		}
 	}
 }
