@@ -300,5 +300,6 @@ func (p *pull) pick(t *catalog.Topic, res *PullResult, s *pullScratch) error {
 			res.NextOffset = e.Offset + 1
 		}
 	}
+	res.Max = max(res.Max, res.NextOffset) // more may have come since the bounds were read
 	return nil
 }

@@ -92,10 +92,15 @@ func (s *Store) runsOf(topic kvindex.ID, queue int32, from int64) (kvindex.Iter,
 const maxOffset = 1<<63 - 1
 
 // Entries appends up to max entries from offset on (at most the queue's end) to dst. Where the queue begins later than
-// offset, the first entry is the queue's first.
+// offset, the first entry is the queue's first. What it gives lies before the end that Bounds tells from now on: rows of
+// a batch that is committed but not yet published are left for the next call.
 func (s *Store) Entries(topic kvindex.ID, queue int32, offset int64, max int, dst []Entry) (_ []Entry, err error) {
 	if max <= 0 {
 		return dst, nil
+	}
+	_, high, err := s.Bounds(topic, queue)
+	if err != nil || offset >= high {
+		return dst, err
 	}
 	it, err := s.runsOf(topic, queue, offset)
 	if err != nil {
@@ -111,6 +116,9 @@ func (s *Store) Entries(topic kvindex.ID, queue int32, offset int64, max int, ds
 		if dst, err = appendEntries(dst, it, offset, end); err != nil {
 			return dst, err
 		}
+	}
+	for end -= max; len(dst) > end && dst[len(dst)-1].Offset >= high; {
+		dst = dst[:len(dst)-1]
 	}
 	return dst, it.Error()
 }
