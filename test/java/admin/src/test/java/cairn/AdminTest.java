@@ -5,7 +5,10 @@ import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import java.net.ServerSocket;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.TimeUnit;
@@ -28,6 +31,7 @@ import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
 
 /** What mqadmin and the dashboard ask: they use this client. */
 class AdminTest {
@@ -165,5 +169,57 @@ class AdminTest {
             other.shutdown();
             controller.shutdown();
         }
+    }
+
+    /** A Java broker registers with Cairn's name server, is routed to, takes and gives messages, and is forgotten when it stops. */
+    @Test
+    void anApacheBrokerRegistersWithCairn(@TempDir Path home) throws Exception {
+        int port;
+        try (ServerSocket s = new ServerSocket(0)) {
+            port = s.getLocalPort();
+        }
+        Path conf = home.resolve("broker.conf");
+        Files.writeString(conf, String.join("\n", "brokerClusterName=ApacheCluster", "brokerName=apache-" + RUN, "brokerId=0", "brokerIP1=127.0.0.1",
+            "listenPort=" + port, "haListenPort=" + (port + 1), "namesrvAddr=" + NAMESRV, "storePathRootDir=" + home.resolve("store"),
+            "storePathCommitLog=" + home.resolve("store/commitlog"), "mappedFileSizeCommitLog=16777216", "autoCreateTopicEnable=true", ""));
+        Process broker = new ProcessBuilder(Path.of(System.getProperty("java.home"), "bin", "java").toString(), "-Xmx512m", "-Duser.home=" + home,
+            "-Drocketmq.home.dir=" + home, "-cp", System.getProperty("java.class.path"), "org.apache.rocketmq.broker.BrokerStartup", "-c", conf.toString())
+            .redirectErrorStream(true).redirectOutput(home.resolve("broker.out").toFile()).start();
+        try {
+            String address = "127.0.0.1:" + port;
+            eventually(60, "the Java broker known by Cairn's name server", () -> {
+                try {
+                    return admin.examineBrokerClusterInfo().getBrokerAddrTable().get("apache-" + RUN).selectBrokerAddr().equals(address);
+                } catch (Exception e) {
+                    return false;
+                }
+            });
+            String topic = "on-apache-" + RUN;
+            admin.createAndUpdateTopicConfig(address, new TopicConfig(topic, 1, 1, 6));
+            eventually(30, "its topic routed", () -> {
+                try {
+                    return admin.examineTopicRouteInfo(topic).getBrokerDatas().get(0).selectBrokerAddr().equals(address);
+                } catch (Exception e) {
+                    return false;
+                }
+            });
+            eventually(30, "a message taken by the Java broker, which turns sends down while it is cold", () -> {
+                try {
+                    producer.send(new Message(topic, "through Cairn's name server".getBytes(StandardCharsets.UTF_8)));
+                    return admin.examineTopicStats(topic).getOffsetTable().values().iterator().next().getMaxOffset() > 0;
+                } catch (Exception e) {
+                    return false;
+                }
+            });
+        } finally {
+            broker.destroyForcibly().waitFor();
+        }
+        eventually(30, "the stopped broker forgotten", () -> {
+            try {
+                return !admin.examineBrokerClusterInfo().getBrokerAddrTable().containsKey("apache-" + RUN);
+            } catch (Exception e) {
+                return false;
+            }
+        });
     }
 }
