@@ -49,7 +49,6 @@ type PopResult struct {
 // popper is what popping needs beside the index.
 type popper struct {
 	store   *store.Store
-	catalog *catalog.Catalog
 	clock   clock.Clock
 	due     *due
 	waiters *waiters
@@ -64,7 +63,7 @@ type popper struct {
 // shuts the gate: pops that wait are inside.
 func newPopper(s *store.Store, c clock.Clock, d *due, ws *waiters) *popper {
 	return &popper{
-		store: s, catalog: s.Catalog, clock: c, due: d, waiters: ws, leases: newLeases(), alarms: newAlarms(d, ws),
+		store: s, clock: c, due: d, waiters: ws, leases: newLeases(), alarms: newAlarms(d, ws),
 		closing: make(chan struct{}),
 	}
 }
@@ -114,6 +113,7 @@ type popping struct {
 	req      *PopRequest
 	g        *catalog.Group // of the last look
 	t        *catalog.Topic
+	looked   int64     // ms: when it looked last
 	deadline time.Time // zero: does not wait
 	waiter   waiter
 	signal   chan struct{}
@@ -198,7 +198,7 @@ func (r *popping) wait() (res *PopResult, err error) {
 		if res == nil && err == nil {
 			woken = false // what it was woken for is not there any more
 			if !r.over() {
-				r.p.alarms.arm(r.p.store.Pop, groupOfTopic{w.group, w.topic})
+				r.p.alarms.arm(r.p.store.Pop, groupOfTopic{w.group, w.topic}, r.looked)
 				err = r.sleep()
 			}
 		}
@@ -235,7 +235,7 @@ func (r *popping) passOn(woken bool) {
 	if woken {
 		r.p.waiters.ready(group, topic, 1)
 	}
-	r.p.alarms.arm(r.p.store.Pop, groupOfTopic{group, topic})
+	r.p.alarms.arm(r.p.store.Pop, groupOfTopic{group, topic}, r.looked)
 }
 
 // mayComplain says yes once a second: what cannot be handed out is met by every look.

@@ -138,8 +138,8 @@ func checkHandle(g *catalog.Group, t *catalog.Topic, text string, now int64) (po
 	return h, nil
 }
 
-// ChangeInvisible moves a message's visible-at to now+invisible and answers the new handle; the old one is not good any more.
-// An invisible time of 0 makes the message visible at once. When ctx ends before, what becomes of it is unknown.
+// ChangeInvisible moves a message's visible-at to now+invisible and answers the new handle; the old one is not good any more,
+// unless the time is the same to the millisecond. An invisible time of 0 makes the message visible at once. When ctx ends before, what becomes of it is unknown.
 //
 // Refusals: CodeInvalidHandle, CodeParameter (negative time), CodeGroupNotFound, CodeTopicNotFound, CodeBusy, CodeReadOnly,
 // CodeClosing.

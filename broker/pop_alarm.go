@@ -11,7 +11,9 @@ import (
 // alarms wake the groups that wait for a topic when one of their checkpoints becomes visible again. A group has at most one
 // alarm, which is not later than the earliest checkpoint:
 //
-//   - Who is about to wait arms it by looking up the earliest checkpoint, unless that was done for the alarm that there is.
+//   - Who is about to wait arms it by looking up the earliest checkpoint that was not visible at its last look, unless that was
+//     done for the alarm that there is. What was visible then and was not taken is none of the alarm's business: whoever holds
+//     it up wakes the next one.
 //   - Who has made or moved a checkpoint notes its time when somebody waits or there is an alarm. The rows are visible by
 //     then, and a waiter is in the table before it looks them up, so one of the two sees the other.
 //   - When it goes off it is gone, and wakes one waiter. That one looks, wakes the next one when there is more, and arms anew.
@@ -40,17 +42,17 @@ func newAlarms(d *due, ws *waiters) *alarms {
 	return a
 }
 
-// arm sees to it that the group has an alarm when it has a checkpoint. A look-up that fails leaves it without: the group's
-// waits end at their time.
-func (a *alarms) arm(s *pop.State, key groupOfTopic) {
+// arm sees to it that the group has an alarm when it has a checkpoint that was not visible at the time of the last look (ms). A
+// look-up that fails leaves it without: the group's waits end at their time.
+func (a *alarms) arm(s *pop.State, key groupOfTopic, looked int64) {
 	a.mu.Lock()
 	old := a.mu.armed[key]
-	looked := old != nil && old.looked
+	armed := old != nil && old.looked
 	a.mu.Unlock()
-	if looked {
+	if armed {
 		return
 	}
-	if at, ok, err := s.NextVisible(key.group, key.topic); err == nil && ok {
+	if at, ok, err := s.NextVisible(key.group, key.topic, looked); err == nil && ok {
 		a.set(key, at, true)
 	}
 }

@@ -130,3 +130,14 @@ func (s *leaseShard) leaveLocked(at place, e *lease) (wanted bool) {
 
 // noEnd is the end of what has none.
 const noEnd = math.MaxInt64
+
+// len is the number of entries.
+func (l *leases) len() (n int) {
+	for i := range l.shards {
+		s := &l.shards[i]
+		s.Lock()
+		n += len(s.held)
+		s.Unlock()
+	}
+	return n
+}

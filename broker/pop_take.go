@@ -68,6 +68,7 @@ func (p *popper) take(r *popping) (res *PopResult, again bool, err error) {
 	defer t.put()
 	t.p, t.req, t.filter, t.group, t.topic = p, r.req, r.req.Filter, r.g.ID, r.t.ID
 	t.now = p.clock.Now().UnixMilli()
+	r.looked = t.now
 	t.rec.Reset()
 	t.rec.Group, t.rec.Topic, t.rec.PoppedAt = t.group, t.topic, t.now
 	t.rec.VisibleAt = t.now + max((r.req.Invisible+time.Millisecond-1).Milliseconds(), 1)
@@ -123,8 +124,7 @@ func (t *take) room() int {
 
 // takeExpired takes what is visible again, earliest first.
 func (t *take) takeExpired() {
-	s := t.p.store.Pop
-	if !s.MayHaveExpired(t.group, t.topic, t.now) {
+	if s := t.p.store.Pop; !s.MayHaveExpired(t.group, t.topic, t.now) || t.expiredOf(1) == 0 {
 		return
 	}
 	if _, t.expiry = t.p.leases.acquire(place{t.group, t.topic, everything}, noEnd); !t.expiry {
@@ -132,18 +132,23 @@ func (t *take) takeExpired() {
 	}
 	// What this look has dealt with is still there, in front of the rest.
 	for seen := 0; t.room() > 0 && seen < maxExpired; {
-		var err error
-		t.expired, err = s.Expired(t.group, t.topic, t.req.Queue, t.now, seen+t.room(), t.expired[:0])
-		if err != nil {
-			t.fail(err)
-			return
-		}
-		if len(t.expired) <= seen {
+		if t.expiredOf(seen+t.room()) <= seen {
 			return
 		}
 		seen += t.readExpired(t.expired[seen:])
 	}
 	t.more = true
+}
+
+// expiredOf lists up to most expired checkpoints that the request may have.
+func (t *take) expiredOf(most int) (n int) {
+	var err error
+	t.expired, err = t.p.store.Pop.Expired(t.group, t.topic, t.req.Queue, t.now, most, t.expired[:0])
+	if err != nil {
+		t.fail(err)
+		return 0
+	}
+	return len(t.expired)
 }
 
 // readExpired reads the messages of expired checkpoints, those of one queue that follow each other together. It answers how
@@ -226,7 +231,7 @@ func beginning(low, high int64) int64 {
 func (t *take) takeQueue(queue int32) error {
 	at := place{t.group, t.topic, queue}
 	s, err := t.p.stand(at)
-	if err != nil || s.there && s.next >= s.high {
+	if err != nil || s.there && max(s.next, s.low) >= s.high {
 		return err
 	}
 	next, mine := t.p.leases.acquire(at, s.high)

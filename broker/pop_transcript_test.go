@@ -68,6 +68,9 @@ func (r *popRig) check(t testing.TB) {
 	if err := pop.Check(r.store.Reader()); err != nil {
 		t.Error(err)
 	}
+	if n := r.pop.leases.len(); n != 0 {
+		t.Errorf("%d leases are left", n)
+	}
 }
 
 type popAnswer struct {
@@ -304,5 +307,17 @@ func poll(t testing.TB, what string, holds func() bool) {
 			t.Fatalf("waiting for %s", what)
 		}
 		<-time.After(time.Millisecond)
+	}
+}
+
+// arriveOne waits for what comes through a channel.
+func arriveOne[T any](t testing.TB, ch <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-ch:
+		return v
+	case <-time.After(10 * time.Second):
+		t.Fatal("nothing came within 10 s")
+		panic("unreachable")
 	}
 }

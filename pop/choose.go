@@ -60,23 +60,26 @@ func (s *State) Expired(group, topic kvindex.ID, queue int32, now int64, most in
 	return dst, nil
 }
 
-// NextVisible is the earliest time (ms) at which a checkpoint of the group on the topic is, was or becomes visible again; ok
-// is false when nothing is in flight.
-func (s *State) NextVisible(group, topic kvindex.ID) (visibleAt int64, ok bool, err error) {
+// NextVisible is the earliest time (ms) later than after at which a checkpoint of the group on the topic becomes visible; ok is
+// false when there is none.
+func (s *State) NextVisible(group, topic kvindex.ID, after int64) (visibleAt int64, ok bool, err error) {
 	at := place{group, topic}
 	floor, epoch := s.floors.get(at)
-	if floor == never {
+	from := max(floor, min(after, never-1)+1)
+	if from == never {
 		return 0, false, nil
 	}
 	visibleAt = never
-	err = s.walk(at, floor, never, func(ref Ref, _ []byte) (bool, error) {
+	err = s.walk(at, from, never, func(ref Ref, _ []byte) (bool, error) {
 		visibleAt = ref.VisibleAt
 		return false, nil
 	})
 	if err != nil {
 		return 0, false, err
 	}
-	s.floors.raise(at, visibleAt, epoch)
+	if from == floor {
+		s.floors.raise(at, visibleAt, epoch)
+	}
 	return visibleAt, visibleAt != never, nil
 }
 

@@ -33,7 +33,7 @@ func TestFloorsNeverHideARow(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				if _, _, err = m.state.NextVisible(group, topic); err != nil {
+				if _, _, err = m.state.NextVisible(group, topic, -1); err != nil {
 					t.Error(err)
 					return
 				}
@@ -79,8 +79,11 @@ func TestFloorsSkipWhatWasAcknowledged(t *testing.T) {
 	if got := m.expired(group, topic, 800); len(got) != 0 || floor() != 800+lookahead {
 		t.Fatalf("%v, floor %d", got, floor())
 	}
-	if at, ok, err := m.state.NextVisible(group, topic); err != nil || !ok || at != 90_000 || floor() != 90_000 {
+	if at, ok, err := m.state.NextVisible(group, topic, -1); err != nil || !ok || at != 90_000 || floor() != 90_000 {
 		t.Fatalf("%d %v %v, floor %d", at, ok, err, floor())
+	}
+	if at, ok, err := m.state.NextVisible(group, topic, 90_000); err != nil || ok {
+		t.Fatalf("%d %v %v after the last one", at, ok, err)
 	}
 	// The clock may jump back: nothing below the floor is there, and what comes there lowers it.
 	if got := m.expired(group, topic, 10); len(got) != 0 || floor() != 90_000 {
@@ -91,7 +94,7 @@ func TestFloorsSkipWhatWasAcknowledged(t *testing.T) {
 		t.Fatalf("%v, floor %d", got, floor())
 	}
 	m.apply(1, ackOf(group, topic, Ref{VisibleAt: 5, Offset: 3, Nonce: 1}, Ref{VisibleAt: 90_000, Offset: 2, Nonce: 1}))
-	if _, ok, err := m.state.NextVisible(group, topic); err != nil || ok || floor() != never {
+	if _, ok, err := m.state.NextVisible(group, topic, -1); err != nil || ok || floor() != never {
 		t.Fatalf("%v %v, floor %d", ok, err, floor())
 	}
 }

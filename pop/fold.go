@@ -15,6 +15,8 @@ type fold struct {
 	fresh []freshRow
 	// lows are the earliest visible-at of what was written since the last Publish.
 	lows map[place]int64
+	// moved are the cursors that were written since the last Publish.
+	moved []movedCursor
 
 	pop     Pop
 	ack     Ack
@@ -29,15 +31,17 @@ type freshRow struct {
 	Ref
 }
 
+type movedCursor struct {
+	queue queue
+	to    Cursor
+}
+
 func (f *fold) applyPop(b *kvindex.Batch, payload []byte) (record.Outcome, error) {
 	p := &f.pop
 	if err := p.decode(payload); err != nil {
 		return record.Outcome{}, err
 	}
 	at := place{p.Group, p.Topic}
-	if ok, err := f.exists(b, at); err != nil || !ok {
-		return record.Outcome{Refused: true}, err
-	}
 	var done Mask
 	changed, added := false, int64(0)
 	for i, ref := range p.Again {
@@ -79,7 +83,7 @@ func (f *fold) applyPop(b *kvindex.Batch, payload []byte) (record.Outcome, error
 	return record.Outcome{Offset: int64(done), Refused: !changed}, nil
 }
 
-// exists says whether group and topic are there. Ids are never reused, so what was made for one that is gone changes nothing.
+// exists says whether group and topic are there.
 func (f *fold) exists(b *kvindex.Batch, at place) (bool, error) {
 	f.key = kvindex.AppendTopicIDKey(f.key[:0], at.topic)
 	_, ok, err := b.Get(f.key)
@@ -109,7 +113,15 @@ func (f *fold) handOutAgain(b *kvindex.Batch, at place, ref Ref, p *Pop) (bool, 
 // movePast moves the cursor past a range that begins where it stands. A group that has none there yet begins with the range.
 func (f *fold) movePast(b *kvindex.Batch, at place, r Range) (bool, error) {
 	c, ok, err := f.cursor(b, at, r.Queue)
-	if err != nil || ok && c.Next != r.Start {
+	if err != nil {
+		return false, err
+	}
+	if !ok {
+		ok, err = f.exists(b, at)
+	} else {
+		ok = c.Next == r.Start
+	}
+	if err != nil || !ok {
 		return false, err
 	}
 	f.setCursor(b, at, r.Queue, r.End)
@@ -226,10 +238,12 @@ func (f *fold) cursor(b *kvindex.Batch, at place, queue int32) (Cursor, bool, er
 	return c, err == nil, err
 }
 
-func (f *fold) setCursor(b *kvindex.Batch, at place, queue int32, offset int64) {
-	f.key = kvindex.AppendCursorKey(f.key[:0], at.group, at.topic, queue)
-	f.val = appendCursor(f.val[:0], Cursor{Next: offset, Committed: offset})
+func (f *fold) setCursor(b *kvindex.Batch, at place, queueID int32, offset int64) {
+	c := Cursor{Next: offset, Committed: offset}
+	f.key = kvindex.AppendCursorKey(f.key[:0], at.group, at.topic, queueID)
+	f.val = appendCursor(f.val[:0], c)
 	b.Set(f.key, f.val)
+	f.moved = append(f.moved, movedCursor{queue{at, queueID}, c})
 }
 
 func (f *fold) inFlight(b *kvindex.Batch, at place) (int64, error) {

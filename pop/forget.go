@@ -31,19 +31,21 @@ func (f *fold) applyMove(b *kvindex.Batch, payload []byte, reset bool) (_ record
 }
 
 func (f *fold) moveCursors(b *kvindex.Batch, at place, commits []Commit, reset bool) (moved int64, err error) {
-	if ok, err := f.exists(b, at); err != nil || !ok {
-		return 0, err
-	}
 	var froms map[int32]int64 // queue → the first offset that is forgotten
 	for _, c := range commits {
 		if c.Queue < 0 || c.Offset < 0 {
 			continue
 		}
-		moved++
 		old, ok, err := f.cursor(b, at, c.Queue)
 		if err != nil {
 			return 0, err
 		}
+		if !ok {
+			if there, err := f.exists(b, at); err != nil || !there {
+				return 0, err
+			}
+		}
+		moved++
 		if reset || ok && c.Offset < old.Next {
 			from := c.Offset
 			if reset {

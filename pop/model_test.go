@@ -286,7 +286,12 @@ func (r *run) comparePlace(t *rapid.T, at place) int {
 	if n := int64(len(r.expired(at.group, at.topic, r.now))); n != expired {
 		t.Fatalf("%+v: %d may be taken, want %d", at, n, expired)
 	}
-	visible, ok, err := r.state.NextVisible(at.group, at.topic)
+	visible, ok, err := r.state.NextVisible(at.group, at.topic, r.now)
+	later := slices.IndexFunc(all, func(e Expired) bool { return e.VisibleAt > r.now })
+	if err != nil || ok != (later >= 0) || ok && visible != all[later].VisibleAt {
+		t.Fatalf("%+v: next is visible at %d, %v, %v", at, visible, ok, err)
+	}
+	visible, ok, err = r.state.NextVisible(at.group, at.topic, -1)
 	if err != nil || ok != (len(all) > 0) || ok && visible != first {
 		t.Fatalf("%+v: next is visible at %d, %v, %v; want %d", at, visible, ok, err, first)
 	}

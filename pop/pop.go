@@ -14,6 +14,8 @@
 //     a range that does not begin at the cursor, a checkpoint that is gone or was handed out again since.
 //   - The counter of a group on a topic changes in the batch that changes the rows which it counts.
 //   - The fold looks at no clock and keeps nothing that its rows depend on beside the batch under way.
+//   - Rows of a group on a topic exist only while both exist: the catalog deletes them with either, and the first row, a
+//     cursor, is not written without looking for both. Ids are not reused, so nothing that comes late brings rows back.
 package pop
 
 import (
@@ -22,23 +24,37 @@ import (
 	"sync"
 
 	"github.com/cairnmq/cairn/internal/record"
+	"github.com/cairnmq/cairn/internal/viewcache"
 	"github.com/cairnmq/cairn/kvindex"
 )
 
 // State is the Fold of the pop record kinds and the reads of its rows. Reads are safe for concurrent use and see the latest
 // applied state; Apply, Finish and Publish belong to the folder's goroutine.
 type State struct {
-	engine kvindex.Reader
-	floors *floors
-	fold   fold
+	engine  kvindex.Reader
+	cursors *viewcache.Cache[queue, Cursor]
+	floors  *floors
+	fold    fold
 }
+
+// queue is a group in a queue.
+type queue struct {
+	place
+	queue int32
+}
+
+// cachedCursors bounds the cursors that are kept in memory, about 150 bytes each.
+const cachedCursors = 16384
 
 // place is a group on a topic.
 type place struct{ group, topic kvindex.ID }
 
 // New returns the state that e holds.
 func New(e kvindex.Engine) *State {
-	return &State{engine: e, floors: newFloors(), fold: fold{lows: map[place]int64{}}}
+	return &State{
+		engine: e, cursors: viewcache.New[queue, Cursor](cachedCursors), floors: newFloors(),
+		fold: fold{lows: map[place]int64{}},
+	}
 }
 
 var _ kvindex.Fold = (*State)(nil)
@@ -80,10 +96,20 @@ func (s *State) Finish(*kvindex.Batch) error {
 	return nil
 }
 
-// Publish lets the floors follow the checkpoints that the batch just committed added. The folder calls it after the commit.
+// Publish lets the floors and the cached cursors follow the batch that was just committed. The folder calls it after the
+// commit and before it answers whoever proposed the records.
 func (s *State) Publish() {
 	s.floors.lower(s.fold.lows)
 	clear(s.fold.lows)
+	if len(s.fold.moved) == 0 {
+		return
+	}
+	s.cursors.Publish(func(c viewcache.Publisher[queue, Cursor]) {
+		for _, m := range s.fold.moved {
+			c.Set(m.queue, m.to)
+		}
+	})
+	s.fold.moved = s.fold.moved[:0]
 }
 
 // scratch is room for one read.
@@ -97,11 +123,17 @@ type Cursor struct {
 	Committed int64 // what the group committed (pull) or popped up to (pop)
 }
 
-// Cursor reads where a group stands; ok is false when it never had a cursor there.
-func (s *State) Cursor(group, topic kvindex.ID, queue int32) (c Cursor, ok bool, err error) {
+// Cursor reads where a group stands; ok is false when it never had a cursor there. For a group or topic that was deleted it
+// may still answer where it stood.
+func (s *State) Cursor(group, topic kvindex.ID, queueID int32) (c Cursor, ok bool, err error) {
+	at := queue{place{group, topic}, queueID}
+	c, ok, epoch := s.cursors.Get(at)
+	if ok {
+		return c, true, nil
+	}
 	sc := scratches.Get().(*scratch)
 	defer scratches.Put(sc)
-	sc.lower = kvindex.AppendCursorKey(sc.lower[:0], group, topic, queue)
+	sc.lower = kvindex.AppendCursorKey(sc.lower[:0], group, topic, queueID)
 	val, ok, err := s.engine.Get(sc.lower, sc.val)
 	if err != nil {
 		return Cursor{}, false, fmt.Errorf("pop: read cursor of group id %d on topic id %d: %w", group, topic, err)
@@ -110,8 +142,11 @@ func (s *State) Cursor(group, topic kvindex.ID, queue int32) (c Cursor, ok bool,
 		return Cursor{}, false, nil
 	}
 	sc.val = val
-	c, err = decodeCursor(val)
-	return c, err == nil, err
+	if c, err = decodeCursor(val); err != nil {
+		return Cursor{}, false, err
+	}
+	s.cursors.Fill(at, c, epoch)
+	return c, true, nil
 }
 
 // EachCursor lists a group's cursors in key order (topic 0: of all topics) until f returns false.
