@@ -9,13 +9,22 @@ import java.net.ServerSocket;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.List;
 import java.util.Map;
+import java.util.Properties;
 import java.util.Set;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.BooleanSupplier;
+import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
+import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
+import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
+import org.apache.rocketmq.client.exception.MQBrokerException;
 import org.apache.rocketmq.client.exception.MQClientException;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
+import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.common.TopicConfig;
+import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageQueue;
 import org.apache.rocketmq.common.namesrv.NamesrvConfig;
@@ -23,8 +32,14 @@ import org.apache.rocketmq.namesrv.NamesrvController;
 import org.apache.rocketmq.remoting.netty.NettyServerConfig;
 import org.apache.rocketmq.remoting.protocol.admin.ConsumeStats;
 import org.apache.rocketmq.remoting.protocol.admin.TopicStatsTable;
+import org.apache.rocketmq.remoting.protocol.body.CMResult;
 import org.apache.rocketmq.remoting.protocol.body.ClusterInfo;
+import org.apache.rocketmq.remoting.protocol.body.ConsumeMessageDirectlyResult;
+import org.apache.rocketmq.remoting.protocol.body.ConsumerConnection;
+import org.apache.rocketmq.remoting.protocol.body.ConsumerRunningInfo;
 import org.apache.rocketmq.remoting.protocol.body.KVTable;
+import org.apache.rocketmq.remoting.protocol.body.QueryConsumeQueueResponseBody;
+import org.apache.rocketmq.remoting.protocol.body.TopicConfigSerializeWrapper;
 import org.apache.rocketmq.remoting.protocol.route.TopicRouteData;
 import org.apache.rocketmq.remoting.protocol.subscription.SubscriptionGroupConfig;
 import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
@@ -141,6 +156,86 @@ class AdminTest {
         assertEquals(4, admin.examineTopicRouteInfo(topic).getQueueDatas().get(0).getPerm());
         assertTrue(admin.addWritePermOfBroker(NAMESRV, "broker-a") > 0);
         assertEquals(6, admin.examineTopicRouteInfo(topic).getQueueDatas().get(0).getPerm());
+    }
+
+    /** What tools ask a consumer through the broker, and what the broker has counted of its work. */
+    @Test
+    void aConsumerThatIsOnline() throws Exception {
+        String topic = topic("online", 1);
+        String group = "online-group-" + RUN;
+        AtomicInteger got = new AtomicInteger();
+        DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(group);
+        consumer.setNamesrvAddr(NAMESRV);
+        consumer.setInstanceName("online" + RUN);
+        consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
+        consumer.subscribe(topic, "a || b");
+        consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
+            got.addAndGet(messages.size());
+            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        });
+        consumer.start();
+        try {
+            SendResult sent = producer.send(new Message(topic, "a", "x".getBytes(StandardCharsets.UTF_8)));
+            eventually(40, "the message is consumed", () -> got.get() == 1);
+
+            ConsumerConnection connection = admin.examineConsumerConnectionInfo(group);
+            assertEquals(1, connection.getConnectionSet().size());
+            assertEquals("a || b", connection.getSubscriptionTable().get(topic).getSubString());
+            String clientId = connection.getConnectionSet().iterator().next().getClientId();
+            ConsumerRunningInfo info = admin.getConsumerRunningInfo(group, clientId, true);
+            assertTrue(info.getMqTable().keySet().stream().anyMatch(q -> q.getTopic().equals(topic)));
+            assertFalse(info.getJstack().isEmpty());
+
+            ConsumeMessageDirectlyResult direct = admin.consumeMessageDirectly(group, clientId, topic, sent.getOffsetMsgId());
+            assertEquals(CMResult.CR_SUCCESS, direct.getConsumeResult());
+            assertEquals(2, got.get());
+            assertThrows(MQClientException.class, () -> admin.getConsumerRunningInfo(group, "nobody", false));
+
+            Map<String, Map<MessageQueue, Long>> status = admin.getConsumeStatus(topic, group, clientId);
+            assertEquals(Set.of(clientId), status.keySet());
+            assertEquals(1, admin.viewBrokerStatsData(BROKER, "TOPIC_PUT_NUMS", topic).getStatsMinute().getSum());
+            assertEquals(1, admin.viewBrokerStatsData(BROKER, "GROUP_GET_NUMS", topic + "@" + group).getStatsDay().getSum());
+            assertThrows(MQClientException.class, () -> admin.viewBrokerStatsData(BROKER, "TOPIC_PUT_NUMS", "none"));
+            assertEquals(1, admin.queryConsumeTimeSpan(topic, group).size());
+            assertTrue(admin.getAllProducerInfo(BROKER).getData().containsKey("admin-producer"));
+            assertEquals(1, admin.examineProducerConnectionInfo("admin-producer", topic).getConnectionSet().size());
+            assertEquals("a || b", admin.querySubscription(group, topic).getSubString());
+            QueryConsumeQueueResponseBody queue = admin.queryConsumeQueue(BROKER, topic, 0, 0, 10, group);
+            assertEquals(1, queue.getMaxQueueIndex());
+            assertTrue(queue.getQueueData().get(0).isEval());
+        } finally {
+            consumer.shutdown();
+        }
+        eventually(20, "the consumer's offset is written", () -> {
+            try {
+                return admin.examineConsumeStats(group, topic).computeTotalDiff() == 0;
+            } catch (Exception e) {
+                return false;
+            }
+        });
+        assertTrue(admin.fetchConsumeStatsInBroker(BROKER, false, 10_000).getConsumeStatsList().stream().anyMatch(m -> m.containsKey(group)));
+        admin.cloneGroupOffset(group, group + "-copy", topic, true);
+        assertTrue(admin.queryTopicsByConsumer(group + "-copy").getTopicList().contains(topic));
+    }
+
+    @Test
+    void listsAndConfiguration() throws Exception {
+        admin.createAndUpdateTopicConfigList(BROKER, List.of(new TopicConfig("list1-" + RUN, 1, 1, 6), new TopicConfig("list2-" + RUN, 2, 2, 6)));
+        TopicConfigSerializeWrapper topics = admin.getAllTopicConfig(BROKER, 10_000);
+        assertEquals(2, topics.getTopicConfigTable().get("list2-" + RUN).getReadQueueNums());
+        assertFalse(admin.getUserTopicConfig(BROKER, false, 10_000).getTopicConfigTable().containsKey("TBW102"));
+        SubscriptionGroupConfig group = new SubscriptionGroupConfig();
+        group.setGroupName("list-group-" + RUN);
+        admin.createAndUpdateSubscriptionGroupConfigList(BROKER, List.of(group));
+        assertTrue(admin.getUserSubscriptionGroup(BROKER, 10_000).getSubscriptionGroupTable().containsKey("list-group-" + RUN));
+        Properties config = admin.getBrokerConfig(BROKER);
+        assertEquals("broker-a", config.getProperty("brokerName"));
+        assertEquals(BROKER, config.getProperty("brokerIP1") + ":" + config.getProperty("listenPort"));
+        Properties change = new Properties();
+        change.setProperty("slaveReadEnable", "true");
+        assertThrows(MQBrokerException.class, () -> admin.updateBrokerConfig(BROKER, change));
+        assertTrue(admin.cleanExpiredConsumerQueueByAddr(BROKER));
+        assertTrue(admin.deleteExpiredCommitLogByAddr(BROKER));
     }
 
     /** Cairn was started with this address as an external name server and has been trying since. */
