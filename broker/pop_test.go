@@ -303,6 +303,45 @@ func (r *popRig) placeOf(t testing.TB, queue int32) place {
 	return place{r.group(t, "g").ID, mustTopicID(t, r.testBroker, "t"), queue}
 }
 
+// An acknowledgement that was accepted in time wins over a pop that takes the message as expired before it is applied: the pop
+// gets the rest.
+func TestAnAckOvertakesARedelivery(t *testing.T) {
+	r, gate := gatedRig(t)
+	r.topicOf(t, "t", 1)
+	r.sendBodies(t, "t", 0, 5)
+	_, handles := r.popBodies(t, popOf(3))
+	gate.mu.Lock()
+	acked := make(chan []error, 1)
+	r.AckAsync("g", "t", []string{handles[0], handles[2]}, func(errs []error) { acked <- errs })
+	r.clock.Advance(time.Minute)
+	req := popOf(9)
+	one := r.popLater(context.Background(), &req)
+	poll(t, "the pop to be proposed", func() bool { return r.pending(t, 0) == 1 })
+	gate.mu.Unlock()
+	for _, err := range arriveOne(t, acked) {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	a := arriveOne(t, one)
+	if a.err != nil {
+		t.Fatal(a.err)
+	}
+	if !slices.Equal(a.res.Attempts, []int32{2, 1, 1}) || len(a.res.Handles) != 3 {
+		t.Errorf("attempts %v, %d handles", a.res.Attempts, len(a.res.Handles))
+	}
+	wantBodies(t, "the rest", bodiesOf(t, a.res), "1", "3", "4")
+	for _, err := range r.Ack(context.Background(), "g", "t", a.res.Handles) {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	r.clock.Advance(time.Hour)
+	if got, _ := r.popBodies(t, popOf(9)); got != nil {
+		t.Errorf("after everything was acknowledged: %v", got)
+	}
+}
+
 // What nobody waits for any more is given back at once, and was no attempt.
 func TestWhatNobodyReceivesIsGivenBack(t *testing.T) {
 	r, gate := gatedRig(t)
