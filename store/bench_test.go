@@ -154,6 +154,7 @@ func BenchmarkPull(b *testing.B) {
 		b.Run(fmt.Sprintf("batch=%d", batch), func(b *testing.B) {
 			b.ReportAllocs()
 			offset, got := int64(0), 0
+			before := cpuTime(b)
 			for b.Loop() {
 				var err error
 				if entries, err = s.Entries(topic, 3, offset, 32, entries[:0]); err != nil {
@@ -171,6 +172,7 @@ func BenchmarkPull(b *testing.B) {
 				}
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(got), "ns/message")
+			b.ReportMetric(float64(cpuTime(b)-before)/float64(got), "cpu-ns/message")
 		})
 		b.Run(fmt.Sprintf("batch=%d/entries", batch), func(b *testing.B) {
 			b.ReportAllocs()
