@@ -157,7 +157,8 @@ func crash(mem *vfs.MemFS, percent int, seed uint64) *vfs.MemFS {
 	return mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(seed, 1))})
 }
 
-// peek returns the content of a file, to be changed in place: damage that no file system call would do.
+// peek returns the content of a file, to be changed in place: damage that no file system call would do. The log must not be
+// started, or else it may write at the same time.
 func peek(t testing.TB, mem *vfs.MemFS, name string) []byte {
 	t.Helper()
 	b, err := mem.UnsafeGetFileDataBuffer(name)

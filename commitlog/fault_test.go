@@ -220,7 +220,9 @@ func failStop(t *testing.T, mode Mode, op change, n int) {
 		if err != nil {
 			t.Fatalf("%s: never failed, and yet: %v", what, err)
 		}
-		closeLog(t, l)
+		if err := l.Close(); err != nil && !failed.Load() { // what Close does may be the one that fails
+			t.Fatalf("%s: Close: %v", what, err)
+		}
 		return
 	}
 	for _, e := range []error{err, l.State(), l.Propose(newPromise("late").Proposal)} {

@@ -126,7 +126,10 @@ func TestDamageAtTheTail(t *testing.T) {
 func TestTornWithoutSyncs(t *testing.T) {
 	mem, all := written(t, ModeOS, 20) // one segment, so not even a roll has synced
 	*byteAt(t, mem, all[7].at[0]+20) ^= 1
-	l, h := start(t, testOptions(mem))
+	l, h, err := replay(testOptions(mem))
+	if err != nil {
+		t.Fatal(err)
+	}
 	equal(t, "replayed", h.batches, all[:7])
 	if want := int64(all[19].end-all[7].pos) - 8; l.Recovery().Cut < want {
 		t.Fatalf("%d bytes cut, want at least %d", l.Recovery().Cut, want)

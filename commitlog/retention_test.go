@@ -285,6 +285,9 @@ func TestOpenFilesAreBounded(t *testing.T) {
 	for range 3 * maxHandles {
 		add(t, l, filler("", 3900))
 	}
+	if err := l.Sync(); err != nil { // full segments that are not synced yet are open too
+		t.Fatal(err)
+	}
 	var wg sync.WaitGroup
 	for i := range 3 {
 		wg.Go(func() {
