@@ -14,7 +14,8 @@ import (
 // machine is a log in memory, and the view of it: what the store is, without the disk.
 type machine struct {
 	t      testing.TB
-	fs     *vfs.MemFS
+	disk   *vfs.MemFS // that the index lies on, unless the engine knows no other than the machine's
+	dir    string
 	engine kvindex.Engine
 	batch  *kvindex.Batch
 	cat    *catalog.Catalog
@@ -28,15 +29,26 @@ type logged struct {
 }
 
 func newMachine(t testing.TB) *machine {
-	m := &machine{t: t, fs: vfs.NewCrashableMem()}
+	m := emptyMachine(t)
 	m.open()
 	t.Cleanup(func() { _ = m.engine.Close() })
 	return m
 }
 
+func emptyMachine(t testing.TB) *machine {
+	if testEngine == kvindex.KindRocksDB {
+		return &machine{t: t, dir: t.TempDir()}
+	}
+	return &machine{t: t, dir: "index", disk: vfs.NewCrashableMem()}
+}
+
 func (m *machine) open() {
 	m.t.Helper()
-	e, err := kvindex.Open(kvindex.Options{FS: m.fs, Dir: "index", MemoryBytes: 4 << 20})
+	o := kvindex.Options{Dir: m.dir, Kind: testEngine, MemoryBytes: 4 << 20}
+	if m.disk != nil {
+		o.FS = m.disk
+	}
+	e, err := kvindex.Open(o)
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -47,11 +59,14 @@ func (m *machine) open() {
 // crash loses what the index had not made durable, and applies the log from there.
 func (m *machine) crash() {
 	m.t.Helper()
-	clone := m.fs.CrashClone(vfs.CrashCloneCfg{})
-	if err := m.engine.Close(); err != nil {
+	left := m.disk
+	if left != nil {
+		left = left.CrashClone(vfs.CrashCloneCfg{})
+	}
+	if err := m.engine.Close(); err != nil { // which flushes nothing
 		m.t.Fatal(err)
 	}
-	m.fs = clone
+	m.disk = left
 	m.open()
 	m.replay()
 }
@@ -118,7 +133,8 @@ func (m *machine) checked() error {
 	if err := Check(m.engine); err != nil {
 		return err
 	}
-	again := &machine{t: m.t, fs: vfs.NewCrashableMem(), log: m.log}
+	again := emptyMachine(m.t)
+	again.log = m.log
 	again.open()
 	defer func() { _ = again.engine.Close() }()
 	again.replay()
