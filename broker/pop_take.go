@@ -184,8 +184,8 @@ func (t *take) readExpired(expired []pop.Expired) (dealt int) {
 // takeQueues takes what is new, from one queue after the other, beginning with another one each time. A group that is new on
 // the topic gets its place in all queues at once: what comes to a queue from now on is for it.
 func (t *take) takeQueues(queues int32) {
-	first, n := t.req.Queue, int32(1)
-	if first < 0 {
+	first, n := t.req.Queue, min(queues, 1) // a topic may have no queue to read
+	if first < 0 && queues > 0 {
 		first, n = int32(t.p.turn.Add(1)%uint32(queues)), queues
 	}
 	for i := range n {
