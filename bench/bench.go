@@ -39,6 +39,8 @@ type Options struct {
 	Wait     time.Duration // a consumer that got nothing for this long is done
 	PID      int           // the broker's process, 0: unknown
 	Progress func(done int64)
+
+	fromEnd bool // receivers leave out what is there already
 }
 
 // Latency is a distribution in ms.
@@ -124,6 +126,7 @@ func Consume(ctx context.Context, o Options) (Result, error) {
 
 // EndToEnd sends and receives at once, and checks that each message came once.
 func EndToEnd(ctx context.Context, o Options) (Result, error) {
+	o.fromEnd = true
 	r, seen, err := run(ctx, o, true, true)
 	r.What = "e2e"
 	r.Lost = r.Messages - seen

@@ -205,14 +205,17 @@ func (t *remotingTarget) receivers(ctx context.Context, n int) ([]receiver, erro
 	return out, nil
 }
 
-// start is the smallest offset of a queue: a benchmark's group is new.
+// start is where a queue begins; where the run sends as well, it is the end: what earlier runs left is not its business.
 func (r *remotingReceiver) start(ctx context.Context, queue int32) (int64, error) {
 	req := wire.NewRequest(wire.GetMinOffset)
+	if r.t.o.fromEnd {
+		req.Code = wire.GetMaxOffset
+	}
 	req.Fields.Add("topic", r.t.o.Topic)
 	req.Fields.AddInt("queueId", int64(queue))
 	resp, err := call(ctx, r.conn, req)
 	if err != nil {
-		return 0, fmt.Errorf("min offset of queue %d: %w", queue, err)
+		return 0, fmt.Errorf("where queue %d starts: %w", queue, err)
 	}
 	defer resp.Release()
 	return resp.Fields.Int64("offset")
