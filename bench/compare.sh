@@ -72,12 +72,12 @@ for round in $(seq "$rounds"); do
     begin "$b"
     idle
     # an unmeasured run first: the Java broker compiles itself meanwhile
-    "$work/cairn" bench produce -e $ns -w "$WORKERS" -m 50000 -o json >/dev/null
+    "$work/cairn" bench produce -e $ns -w "$WORKERS" -m 50000 -o json >/dev/null || true
     want remoting-send && row remoting-send produce -e $ns -w "$WORKERS" --conns 4 -m "$COUNT"
     want pull && row pull consume -e $ns -w 8 --conns 2 -m "$COUNT"
     want e2e-paced && row e2e-paced e2e -e $ns -w 16 -r 2000 -m 30000
     if want grpc-send || want grpc-receive; then
-      "$work/cairn" bench produce -p grpc -e $grpc -w 16 -m 10000 -o json >/dev/null
+      "$work/cairn" bench produce -p grpc -e $grpc -w 16 -m 10000 -o json >/dev/null || true
       row grpc-send produce -p grpc -e $grpc -w 16 --conns 2 -m $((COUNT / 4))
     fi
     want grpc-receive && row grpc-receive consume -p grpc -e $grpc -g bench-grpc -w 16 --conns 2 -m $((COUNT / 4))

@@ -65,7 +65,7 @@ func (t *grpcTarget) ackLatency() *hdrhistogram.Histogram {
 }
 
 func (t *grpcTarget) with(ctx context.Context) context.Context {
-	return metadata.AppendToOutgoingContext(ctx, "x-mq-client-id", t.id, "x-mq-language", "GOLANG", "x-mq-protocol", "v2", "x-mq-client-version", "5.1.4")
+	return metadata.AppendToOutgoingContext(ctx, "x-mq-client-id", t.id, "x-mq-language", "GO", "x-mq-protocol", "v2", "x-mq-client-version", "5.1.4")
 }
 
 func (t *grpcTarget) topic() *v2.Resource { return &v2.Resource{Name: t.o.Topic} }
