@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -22,11 +23,14 @@ var (
 	clientHost = netip.MustParseAddrPort("10.9.8.7:4711")
 )
 
-// testBroker is a whole broker over a disk in memory. When the test ends the view is compared with the log.
+// testBroker is a whole broker over a disk in memory, or over a folder where the engine under test knows no other (see
+// onEngine). When the test ends the view is compared with the log.
 type testBroker struct {
 	*Broker
-	fs   vfs.FS
-	opts Options
+	fs     vfs.FS
+	dir    string // "": data
+	engine string // "": Pebble
+	opts   Options
 }
 
 // openBroker opens one on a fresh disk; change may alter the options.
@@ -37,6 +41,7 @@ func openBroker(t testing.TB, change ...func(*Options)) *testBroker {
 		f(&opts)
 	}
 	tb := &testBroker{fs: vfs.NewMem(), opts: opts}
+	onEngine(t, tb)
 	tb.open(t)
 	t.Cleanup(func() {
 		if tb.Broker != nil {
@@ -49,7 +54,7 @@ func openBroker(t testing.TB, change ...func(*Options)) *testBroker {
 func (tb *testBroker) open(t testing.TB) {
 	t.Helper()
 	b, err := Open(context.Background(), store.Options{
-		FS: tb.fs, Dir: "data", CacheBytes: 8 << 20, SegmentSize: 1 << 20, Logger: zerolog.Nop(),
+		FS: tb.fs, Dir: cmp.Or(tb.dir, "data"), Engine: tb.engine, CacheBytes: 8 << 20, SegmentSize: 1 << 20, Logger: zerolog.Nop(),
 	}, tb.opts)
 	if err != nil {
 		t.Fatalf("open broker: %v", err)

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"math"
@@ -144,7 +145,7 @@ func TestToolsAboutTheBroker(t *testing.T) {
 	b := openBroker(t, withClock(c))
 	b.sendBodies(t, "t", 0, 3)
 	stats, opts, err := b.StorageStats()
-	if err != nil || stats.LogCommitted == 0 || opts.SegmentSize != 1<<20 || opts.Retention != 72*time.Hour || opts.Dir != "data" {
+	if err != nil || stats.LogCommitted == 0 || opts.SegmentSize != 1<<20 || opts.Retention != 72*time.Hour || opts.Dir != cmp.Or(b.dir, "data") {
 		t.Errorf("%+v %+v %v", stats, opts, err)
 	}
 	if b.Durability() != commitlog.ModeSync {
