@@ -305,6 +305,26 @@ func TestHashKeyStaysTheSame(t *testing.T) {
 	}
 }
 
+// TestHashIDKeepsNeighboursTogether: ids that one producer counts up differ in the low bits only; what is no such id has
+// the hash of a key. The hash is on disk.
+func TestHashIDKeepsNeighboursTogether(t *testing.T) {
+	const first, next = "0100155DBE9A0C4A300569DC5F00000009", "0100155DBE9A0C4A300569DC5F0000000a"
+	if a, b := HashID(first), HashID(next); b != a+1 || a != 0xfd7192df00000009 {
+		t.Errorf("%x, %x", a, b)
+	}
+	for _, other := range []string{"", "0000000F", "order-of-the-customer-4711", strings.Repeat("z", 32)} {
+		if HashID(other) != HashKey(other) {
+			t.Errorf("%q: %x", other, HashID(other))
+		}
+	}
+	if n := testing.AllocsPerRun(100, func() { _ = HashID(first) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+	if IndexUniqueID.Hash(first) != HashID(first) || IndexKey.Hash(first) != HashKey(first) {
+		t.Error("the kinds have each other's hash")
+	}
+}
+
 // FuzzDescribe: a damaged row can always be printed, on one line, and what decodes as an applied row encodes to the same bytes.
 func FuzzDescribe(f *testing.F) {
 	for _, s := range Spaces() {

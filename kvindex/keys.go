@@ -240,8 +240,44 @@ func PrefixEnd(prefix []byte) []byte {
 // HourOf is the bucket of a time in milliseconds since 1970.
 func HourOf(ms int64) uint32 { return uint32(ms / 3_600_000) }
 
-// HashKey is the stored hash of a message key or unique id: xxHash64 with seed 0. It does not allocate.
+// HashKey is the stored hash of a message key: xxHash64 with seed 0. It does not allocate.
 func HashKey(key string) uint64 { return xxhash.Sum64String(key) }
+
+// idTail is how many digits at the end of a unique id count up: the sequence number of a gRPC id, the last bits of time and
+// counter of the others.
+const idTail = 8
+
+// HashID is the stored hash of a unique id: 32 bits of the xxHash64 of all but its last eight characters, then what those
+// are as hexadecimal digits. Ids that one producer makes one after the other so become neighbours in the index, which costs
+// a fraction of rows in random order. An id of another form has the hash of a key. It does not allocate.
+func HashID(id string) uint64 {
+	if len(id) < 2*idTail {
+		return HashKey(id)
+	}
+	var tail uint32
+	for _, c := range []byte(id[len(id)-idTail:]) {
+		switch {
+		case '0' <= c && c <= '9':
+			c -= '0'
+		case 'A' <= c && c <= 'F':
+			c -= 'A' - 10
+		case 'a' <= c && c <= 'f':
+			c -= 'a' - 10
+		default:
+			return HashKey(id)
+		}
+		tail = tail<<4 | uint32(c)
+	}
+	return xxhash.Sum64String(id[:len(id)-idTail])&^(1<<32-1) | uint64(tail)
+}
+
+// Hash is the stored hash of a key or unique id.
+func (k IndexKind) Hash(key string) uint64 {
+	if k == IndexUniqueID {
+		return HashID(key)
+	}
+	return HashKey(key)
+}
 
 func be32(dst []byte, v uint32) []byte { return binary.BigEndian.AppendUint32(dst, v) }
 func be64(dst []byte, v uint64) []byte { return binary.BigEndian.AppendUint64(dst, v) }

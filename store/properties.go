@@ -49,5 +49,7 @@ func eachWord(keys []byte, f func(word []byte) bool) {
 	}
 }
 
-// hashBytes is kvindex.HashKey of the same bytes, without an allocation: it keeps nothing of the string.
-func hashBytes(b []byte) uint64 { return kvindex.HashKey(unsafe.String(unsafe.SliceData(b), len(b))) }
+// hashBytes is kind.Hash of the same bytes, without an allocation: it keeps nothing of the string.
+func hashBytes(kind kvindex.IndexKind, b []byte) uint64 {
+	return kind.Hash(unsafe.String(unsafe.SliceData(b), len(b)))
+}

@@ -70,7 +70,7 @@ func (s *Store) eachHit(topic kvindex.ID, kind kvindex.IndexKind, key string, be
 			err = fmt.Errorf("store: query key index: %w", cerr)
 		}
 	}()
-	hash := hashBytes([]byte(key))
+	hash := kind.Hash(key)
 	var seek []byte
 	for ok := it.Last(); ok; {
 		hour := binary.BigEndian.Uint32(it.Key()[1:])

@@ -211,12 +211,12 @@ func (f *queueFold) indexKeys(b *kvindex.Batch, hour uint32, topic kvindex.ID, a
 	f.val = binary.AppendUvarint(f.val[:0], uint64(offset))
 	f.val = binary.AppendUvarint(f.val, uint64(size))
 	if id := f.props.uniqueID; len(id) > 0 {
-		f.key = kvindex.AppendKeyIndexKey(f.key[:0], hour, topic, kvindex.IndexUniqueID, hashBytes(id), b.Timestamp(), int64(at))
+		f.key = kvindex.AppendKeyIndexKey(f.key[:0], hour, topic, kvindex.IndexUniqueID, hashBytes(kvindex.IndexUniqueID, id), b.Timestamp(), int64(at))
 		b.Put(f.key, f.val)
 	}
 	words := 0
 	eachWord(f.props.keys, func(word []byte) bool {
-		f.key = kvindex.AppendKeyIndexKey(f.key[:0], hour, topic, kvindex.IndexKey, hashBytes(word), b.Timestamp(), int64(at))
+		f.key = kvindex.AppendKeyIndexKey(f.key[:0], hour, topic, kvindex.IndexKey, hashBytes(kvindex.IndexKey, word), b.Timestamp(), int64(at))
 		b.Put(f.key, f.val)
 		words++
 		return words < indexedWords

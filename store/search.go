@@ -205,7 +205,7 @@ func (s *Store) offsetOf(topic kvindex.ID, pos record.Position, layout []byte) (
 	queue := message.QueueIDOf(layout)
 	if id, ok := message.Property(message.PropertiesOf(layout), message.PropUniqueKey); ok {
 		ms := message.StoreTimestampOf(layout)
-		key := kvindex.AppendKeyIndexKey(nil, kvindex.HourOf(ms), topic, kvindex.IndexUniqueID, hashBytes(id), ms, int64(pos))
+		key := kvindex.AppendKeyIndexKey(nil, kvindex.HourOf(ms), topic, kvindex.IndexUniqueID, hashBytes(kvindex.IndexUniqueID, id), ms, int64(pos))
 		val, ok, err := s.engine.Get(key, nil)
 		if err != nil {
 			return 0, fmt.Errorf("store: read key index: %w", err)

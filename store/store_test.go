@@ -382,7 +382,7 @@ func TestQueryComparesTheKeyItself(t *testing.T) {
 	w := s.engine.NewWriter()
 	ms := epoch.UnixMilli()
 	for kind, key := range map[kvindex.IndexKind]string{kvindex.IndexKey: "k3", kvindex.IndexUniqueID: "id2"} {
-		w.Set(kvindex.AppendKeyIndexKey(nil, kvindex.HourOf(ms), topic, kind, kvindex.HashKey(key), ms, int64(entries[0].Position)),
+		w.Set(kvindex.AppendKeyIndexKey(nil, kvindex.HourOf(ms), topic, kind, kind.Hash(key), ms, int64(entries[0].Position)),
 			binary.AppendUvarint([]byte{0}, uint64(entries[0].Size)))
 	}
 	if err := errors.Join(w.Commit(), w.Close()); err != nil {

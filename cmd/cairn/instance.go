@@ -36,6 +36,7 @@ type instance struct {
 	addrs     addresses
 	log       zerolog.Logger
 	wg        sync.WaitGroup
+	stop      context.CancelFunc // ends what runs beside the doors
 }
 
 // addresses that clients connect to; empty for a door that is off.
@@ -54,6 +55,9 @@ const stopTimeout = 10 * time.Second
 func start(ctx context.Context, cfg configs.Config, log zerolog.Logger) (_ *instance, err error) {
 	began := time.Now()
 	in := &instance{log: log, failed: make(chan error, 4)}
+	beside, stop := context.WithCancel(context.Background())
+	in.stop = stop
+	in.wg.Go(func() { tuneGC(beside) })
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, in.close())
@@ -193,6 +197,7 @@ func (in *instance) close() error {
 			errs = append(errs, fmt.Errorf("stop %s: %w", in.doors[i].name, err))
 		}
 	}
+	in.stop()
 	in.wg.Wait()
 	if in.broker != nil {
 		if err := in.broker.Close(); err != nil {

@@ -2,7 +2,9 @@ package grpc
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -159,7 +161,8 @@ func (s *stub) telemetry(settings *pb.Settings) (pb.MessagingService_TelemetryCl
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := stream.Send(&pb.TelemetryCommand{Command: &pb.TelemetryCommand_Settings{Settings: settings}}); err != nil {
+	err = stream.Send(&pb.TelemetryCommand{Command: &pb.TelemetryCommand_Settings{Settings: settings}})
+	if err != nil && !errors.Is(err, io.EOF) { // EOF: the stream has ended already, and Recv says why
 		return nil, nil, err
 	}
 	cmd, err := stream.Recv()

@@ -1,0 +1,16 @@
+package main
+
+import "testing"
+
+// TestGCPercent: what may lie about as garbage grows neither with a small heap beyond four times it, nor with a large one
+// beyond the room.
+func TestGCPercent(t *testing.T) {
+	for _, c := range []struct {
+		live uint64
+		want int
+	}{{0, 400}, {20 << 20, 400}, {64 << 20, 300}, {128 << 20, 200}, {1 << 30, 112}, {64 << 30, 100}} {
+		if got := gcPercent(c.live); got != c.want {
+			t.Errorf("live heap of %d MiB: %d, want %d", c.live>>20, got, c.want)
+		}
+	}
+}
