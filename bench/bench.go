@@ -64,6 +64,7 @@ type Result struct {
 	Send       *Latency      `json:"send_ms,omitempty"`
 	Ack        *Latency      `json:"ack_ms,omitempty"`
 	EndToEnd   *Latency      `json:"e2e_ms,omitempty"`
+	Machine    *Latency      `json:"machine_ms,omitempty"` // by how much mere waits of the driver were late meanwhile
 	Broker     *Usage        `json:"broker,omitempty"`
 	FirstError string        `json:"first_error,omitempty"`
 }
@@ -146,6 +147,9 @@ func run(ctx context.Context, o Options, produce, consume bool) (Result, int64, 
 	p := &producing{o: o, run: uint64(time.Now().UnixNano()), hist: newHist()}
 	c := &consuming{o: o, run: p.run, any: !produce, hist: newHist(), seen: newBitmap()}
 	usage := startUsage(o.PID)
+	mctx, stopMeter := context.WithCancel(ctx)
+	defer stopMeter()
+	late, metered := hiccups(mctx)
 	began := time.Now()
 
 	cctx, stopConsuming := context.WithCancel(ctx)
@@ -190,6 +194,9 @@ func run(ctx context.Context, o Options, produce, consume bool) (Result, int64, 
 		res.Throughput = float64(res.Messages) / res.Took.Seconds()
 	}
 	res.Broker = usage.stop(res.Messages)
+	stopMeter()
+	<-metered
+	res.Machine = latency(late)
 	return res, c.distinct.Load(), err
 }
 

@@ -44,6 +44,7 @@ var figures = []figure{
 	{"p99 ms", func(r Result) (float64, bool) { return millis(r.latency(), func(l *Latency) float64 { return l.P99 }) }},
 	{"p99.9 ms", func(r Result) (float64, bool) { return millis(r.latency(), func(l *Latency) float64 { return l.P999 }) }},
 	{"max ms", func(r Result) (float64, bool) { return millis(r.latency(), func(l *Latency) float64 { return l.Max }) }},
+	{"machine p99.9", func(r Result) (float64, bool) { return millis(r.Machine, func(l *Latency) float64 { return l.P999 }) }},
 	{"CPU µs/msg", func(r Result) (float64, bool) {
 		if r.Broker == nil {
 			return 0, false

@@ -102,6 +102,7 @@ func printResult(w io.Writer, r bench.Result) {
 	row("send", r.Send)
 	row("acknowledge", r.Ack)
 	row("sent to received", r.EndToEnd)
+	row("machine itself", r.Machine)
 	if b := r.Broker; b != nil {
 		fmt.Fprintf(w, "  broker           %.1f µs CPU a message (%.2f cores), %.0f MiB resident, %.0f bytes written a message\n", b.CPUPerMessage, b.Cores, b.ResidentMiB, b.BytesPerMessage)
 	}

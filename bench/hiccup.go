@@ -1,0 +1,36 @@
+package bench
+
+import (
+	"context"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+)
+
+// hiccupWait is how long the meter of the machine waits each time.
+const hiccupWait = time.Millisecond
+
+// hiccups measures the machine and the driver themselves: by how much mere waits are late while the load runs. No latency that
+// is measured here can be told from it below that. It ends with ctx; the histogram (µs) may be read once done is closed.
+func hiccups(ctx context.Context) (hist *hdrhistogram.Histogram, done <-chan struct{}) {
+	hist = newHist()
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		timer := time.NewTimer(hiccupWait)
+		defer timer.Stop()
+		for due := time.Now().Add(hiccupWait); ; {
+			select {
+			case <-ctx.Done():
+				return
+			case <-timer.C:
+			}
+			// Waits that would have begun during a late one are late as well: so count operations of a steady rate.
+			for now := time.Now(); !due.After(now); due = due.Add(hiccupWait) {
+				_ = hist.RecordValue(max(1, now.Sub(due).Microseconds()))
+			}
+			timer.Reset(time.Until(due))
+		}
+	}()
+	return hist, over
+}
