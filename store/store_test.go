@@ -312,6 +312,10 @@ func TestAnIdleTopicIsAFewRows(t *testing.T) {
 		return n
 	}
 	putTopic(t, s, "first")
+	eventually(t, "the next segment to be made", func() bool {
+		names, err := p.fs.List(o.path(logFolder))
+		return err == nil && len(names) > 1
+	})
 	rows := func() int { return rowsIn(t, s.engine, kvindex.Spaces()...) }
 	rowsBefore, filesBefore, goroutines := rows(), files(), runtime.NumGoroutine()
 	const topics = 4000
