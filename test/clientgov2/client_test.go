@@ -107,17 +107,61 @@ func startConsumer(t *testing.T, c cairn, group, instance, topic string, sel con
 	return pc
 }
 
+const probe = "who gets this?"
+
+// awaitShare sends a message to each queue until each of two consumers gets half of them: what comes while queues change hands
+// may come twice, since a consumer's offset is written every few seconds only.
+func awaitShare(t *testing.T, p rocketmq.Producer, topic string, queues int, probes [2]*inbox) {
+	t.Helper()
+	eventually(t, 60*time.Second, "the consumers to share the queues", func() bool {
+		var ids []string
+		for range queues {
+			r, err := p.SendSync(context.Background(), primitive.NewMessage(topic, []byte(probe)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			ids = append(ids, r.MsgID)
+		}
+		var share [2]int
+		eventually(t, 30*time.Second, "the probes", func() bool {
+			share = [2]int{probes[0].countOf(ids), probes[1].countOf(ids)}
+			return share[0]+share[1] >= queues
+		})
+		return share == [2]int{queues / 2, queues / 2}
+	})
+}
+
+func (b *inbox) countOf(ids []string) (n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, id := range ids {
+		if b.seen[id] > 0 {
+			n++
+		}
+	}
+	return n
+}
+
 func TestSendKindsAndClusteringConsumers(t *testing.T) {
 	c := startCairn(t)
 	createTopic(t, c, "kinds", 8)
 	p := startProducer(t, c, "kinds-producer")
 	got := newInbox()
-	accept := func(ms ...*primitive.MessageExt) consumer.ConsumeResult {
-		got.put(ms...)
-		return consumer.ConsumeSuccess
+	var probes [2]*inbox
+	for i, name := range []string{"one", "two"} {
+		probes[i] = newInbox()
+		startConsumer(t, c, "kinds-group", name, "kinds", consumer.MessageSelector{}, consumer.Clustering, func(ms ...*primitive.MessageExt) consumer.ConsumeResult {
+			for _, m := range ms {
+				if string(m.Body) == probe {
+					probes[i].put(m)
+				} else {
+					got.put(m)
+				}
+			}
+			return consumer.ConsumeSuccess
+		})
 	}
-	startConsumer(t, c, "kinds-group", "one", "kinds", consumer.MessageSelector{}, consumer.Clustering, accept)
-	startConsumer(t, c, "kinds-group", "two", "kinds", consumer.MessageSelector{}, consumer.Clustering, accept)
+	awaitShare(t, p, "kinds", 8, probes)
 
 	sent := map[string]string{}
 	var mu sync.Mutex
