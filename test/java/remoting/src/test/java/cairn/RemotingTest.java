@@ -309,11 +309,20 @@ class RemotingTest {
         c.setNamesrvAddr(NAMESRV);
         c.setInstanceName("pull" + RUN);
         c.setAutoCommit(false);
+        c.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
         c.start();
         c.assign(List.of(queue));
         assertEquals(10L, c.offsetForTimestamp(queue, between));
-        c.seek(queue, 10);
         List<String> got = new ArrayList<>();
+        eventually(30, "all pulled", () -> {
+            c.poll(500).forEach(m -> got.add(new String(m.getBody(), StandardCharsets.UTF_8)));
+            return got.size() >= 15;
+        });
+        // Its next pull waits at the end now. A seek while a pull is being answered makes the client hand out what that
+        // pull brought, or commit where it began.
+        assertEquals(List.of(), c.poll(1000));
+        got.clear();
+        c.seek(queue, 10);
         eventually(30, "the new ones pulled", () -> {
             c.poll(500).forEach(m -> got.add(new String(m.getBody(), StandardCharsets.UTF_8)));
             return got.size() >= 5;
