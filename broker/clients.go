@@ -30,6 +30,9 @@ type Client struct {
 	Protocol string
 	// Notify tells a consumer that the members of its group changed; must not block. May be nil.
 	Notify func(group string)
+	// Check asks a producer for the end of a transaction; it must not block, and is false when the producer cannot be asked
+	// (it has gone, or does not read what it is sent). May be nil: it cannot be asked.
+	Check func(*TransactionCheck) bool
 	// Conn is the door's own handle for commands to the client. It must be comparable; may be nil.
 	Conn any
 }

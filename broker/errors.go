@@ -26,11 +26,14 @@ const (
 	CodeBodyTooLarge
 	CodePropertiesTooLarge
 	CodeParameter   // queue id or other parameter out of range
-	CodeUnsupported // part of a later stage: delay, transactions, FIFO, SQL filters
+	CodeUnsupported // part of a later stage: FIFO, SQL filters
 	CodeInvalidHandle
 	CodeOffsetNotFound
 	CodeNotFound // no such message, client …
 	CodeClosing
+	CodeDelayTooLong // a delivery time beyond the longest delay
+	CodeDelivered    // recalled too late
+	CodeConflict     // a transaction that was ended otherwise
 )
 
 // Error is what every verb returns for a refusal; other errors are internal.

@@ -33,6 +33,8 @@ type SendResult struct {
 	QueueOffset int64
 	Position    record.Position
 	StoreTime   int64
+	// RecallHandle of a delayed message, TransactionID (of package txn) of a half message; neither has a queue offset yet.
+	RecallHandle, TransactionID string
 }
 
 // SendAsync checks and proposes; done is called exactly once, from the folder goroutine or before SendAsync returns: it must

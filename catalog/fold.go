@@ -134,7 +134,7 @@ func (c *Catalog) applyPut(b *kvindex.Batch, ns names, payload []byte) (record.O
 }
 
 // applyTopicDelete removes a topic and every row under its id that has not its own end of life: rows of the key index
-// and the buckets go with their hour. For a topic that is gone already the listed groups' rows still go, so that what
+// and the buckets go with their hour, timers when they are due, half messages when they end. For a topic that is gone already the listed groups' rows still go, so that what
 // was added between listing and deleting can be cleaned by a second record.
 func (c *Catalog) applyTopicDelete(b *kvindex.Batch, payload []byte) (record.Outcome, error) {
 	topic, groups, err := decodeTopicDelete(payload)
@@ -161,6 +161,8 @@ func (c *Catalog) applyTopicDelete(b *kvindex.Batch, payload []byte) (record.Out
 	b.Delete(kvindex.AppendTopicIDKey(nil, topic))
 	deletePrefix(b, kvindex.AppendQueuePrefix(nil, topic))
 	deletePrefix(b, kvindex.AppendConsumeQueueTopicPrefix(nil, topic))
+	b.Delete(kvindex.AppendTimerCounterKey(nil, topic))
+	b.Delete(kvindex.AppendHalfCounterKey(nil, topic))
 	topicNames.note(&c.changes, name, topic)
 	c.writeCounters(b, n)
 	return out, nil

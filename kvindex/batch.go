@@ -63,6 +63,18 @@ func (b *Batch) Get(key []byte) (val []byte, ok bool, err error) {
 	return b.val, true, nil
 }
 
+// Changed reads what this batch itself did to a row: changed is false when it did nothing (Put apart), else ok says whether
+// the row is there now. For folds that iterate over Engine's rows. The value is valid until the next call on the batch.
+func (b *Batch) Changed(key []byte) (val []byte, ok, changed bool) {
+	if r := b.overlay.find(key); r != nil && !b.coveredSince(key, r.seq) {
+		if r.gone {
+			return nil, false, true
+		}
+		return b.overlay.value(r), true, true
+	}
+	return nil, false, b.ranges.covering(key) != 0
+}
+
 // coveredSince says whether a DeleteRange after change seq removed the row.
 func (b *Batch) coveredSince(key []byte, seq uint32) bool {
 	return b.ranges.covering(key) > seq
@@ -142,6 +154,23 @@ func (b *Batch) Commit() error {
 
 // Close gives the batch's memory back. It drops what was not committed.
 func (b *Batch) Close() error { return b.w.Close() }
+
+// Release is a message that a record made visible: it is entered in its queue, or with a due time becomes a timer.
+type Release struct {
+	Topic    ID
+	Queue    int32
+	Position record.Position
+	Size     int32 // of the log record, header included
+	TagHash  int64
+	Due      int64 // ms; 0: now
+	// Half says that this is the commit of a half message, which was stored in that hour.
+	Half bool
+	Hour uint32
+}
+
+// Releaser is a Fold whose records make messages visible that are in the log already. Released lists those of the record
+// that was applied last, in the order in which they are to be entered; the slice is valid until the next Apply.
+type Releaser interface{ Released() []Release }
 
 // Fold turns committed records into rows: no I/O beyond the batch, no clock but the batch's, no map order, no process
 // configuration. Apply is called for each record that the fold owns, Finish once at the end of each log batch in which

@@ -147,6 +147,23 @@ type Options struct {
 	ReadOnly bool
 }
 
+// EachRow calls f for the rows with lower ≤ key < upper until it returns false or an error. Key and value are valid during
+// the call.
+func EachRow(r Reader, lower, upper []byte, f func(key, val []byte) (more bool, err error)) (err error) {
+	it, err := r.NewIter(lower, upper)
+	if err != nil {
+		return err
+	}
+	defer closeIter(it, &err)
+	for ok := it.First(); ok; ok = it.Next() {
+		more, err := f(it.Key(), it.Value())
+		if err != nil || !more {
+			return err
+		}
+	}
+	return nil
+}
+
 const (
 	defaultMemory = 64 << 20
 	minMemory     = 1 << 20

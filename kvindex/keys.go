@@ -88,6 +88,54 @@ const (
 	//	│ 32 │ group 8  │ topic 8  │
 	//	└────┴──────────┴──────────┘
 	SpaceCounter Space = 0x32
+	// SpaceTimer: a message that becomes visible later. The origin is the position where it first landed; its body may have
+	// been copied since. Owner: delay. Since format 1.
+	//	┌────┬───────────┬───────────┐
+	//	│ 40 │ due ms 8  │ origin 8  │
+	//	└────┴───────────┴───────────┘
+	SpaceTimer Space = 0x40
+	// SpaceLongTimer: the timers that outlive the segment of their body, by the hour in which it was stored. Owner: delay.
+	// Since format 1.
+	//	┌────┬─────────┬───────────┬───────────┐
+	//	│ 41 │ hour 4  │ due ms 8  │ origin 8  │
+	//	└────┴─────────┴───────────┴───────────┘
+	SpaceLongTimer Space = 0x41
+	// SpaceTimerCounter: pending timers of a topic. Owner: delay. Since format 1.
+	//	┌────┬──────────┐
+	//	│ 42 │ topic 8  │
+	//	└────┴──────────┘
+	SpaceTimerCounter Space = 0x42
+	// SpaceDelayLevel: how many messages a delay level has got and let go. Owner: delay. Since format 1.
+	//	┌────┬──────────┐
+	//	│ 43 │ level 4  │
+	//	└────┴──────────┘
+	SpaceDelayLevel Space = 0x43
+	// SpaceEnded: what became of a message that was recalled, or whose transaction has ended: by the hour of its due time, or
+	// in which the half message was stored. Owner: delay (recalled), txn and store (transactions). Since format 1.
+	//	┌────┬─────────┬─────────────┐
+	//	│ 44 │ hour 4  │ position 8  │ the timer's origin, or of the half message
+	//	└────┴─────────┴─────────────┘
+	SpaceEnded Space = 0x44
+	// SpaceHalf: a half message. Owner: txn. Since format 1.
+	//	┌────┬─────────────┐
+	//	│ 50 │ position 8  │
+	//	└────┴─────────────┘
+	SpaceHalf Space = 0x50
+	// SpaceHalfCheck: when the producer of a half message is to be asked. Owner: txn. Since format 1.
+	//	┌────┬────────────────┬─────────────┐
+	//	│ 51 │ check at ms 8  │ position 8  │
+	//	└────┴────────────────┴─────────────┘
+	SpaceHalfCheck Space = 0x51
+	// SpaceParked: a half message that is not asked for any more. Owner: txn. Since format 1.
+	//	┌────┬─────────────┐
+	//	│ 52 │ position 8  │
+	//	└────┴─────────────┘
+	SpaceParked Space = 0x52
+	// SpaceHalfCounter: half and parked messages of a topic. Owner: txn. Since format 1.
+	//	┌────┬──────────┐
+	//	│ 53 │ topic 8  │
+	//	└────┴──────────┘
+	SpaceHalfCounter Space = 0x53
 )
 
 // IndexKind tells unique ids from keys in SpaceKeyIndex.
@@ -224,6 +272,61 @@ func AppendCounterGroupPrefix(dst []byte, group ID) []byte {
 // AppendCounterKey makes the key of a group's counters on a topic.
 func AppendCounterKey(dst []byte, group, topic ID) []byte {
 	return be64(AppendCounterGroupPrefix(dst, group), uint64(topic))
+}
+
+// AppendTimerKey makes the key of a timer; the due time is in ms. With origin 0 it is the smallest key of those due then.
+func AppendTimerKey(dst []byte, due, origin int64) []byte {
+	return be64(be64(append(dst, byte(SpaceTimer)), uint64(due)), uint64(origin))
+}
+
+// AppendLongTimerHourPrefix covers the long timers whose body was stored in an hour.
+func AppendLongTimerHourPrefix(dst []byte, hour uint32) []byte {
+	return be32(append(dst, byte(SpaceLongTimer)), hour)
+}
+
+// AppendLongTimerKey makes the key that lists a timer under the hour of its body.
+func AppendLongTimerKey(dst []byte, hour uint32, due, origin int64) []byte {
+	return be64(be64(AppendLongTimerHourPrefix(dst, hour), uint64(due)), uint64(origin))
+}
+
+// AppendTimerCounterKey makes the key of a topic's pending timers.
+func AppendTimerCounterKey(dst []byte, topic ID) []byte {
+	return be64(append(dst, byte(SpaceTimerCounter)), uint64(topic))
+}
+
+// AppendDelayLevelKey makes the key of a delay level's counters.
+func AppendDelayLevelKey(dst []byte, level int32) []byte {
+	return be32(append(dst, byte(SpaceDelayLevel)), uint32(level))
+}
+
+// AppendEndedHourPrefix covers what is remembered of one hour's messages.
+func AppendEndedHourPrefix(dst []byte, hour uint32) []byte {
+	return be32(append(dst, byte(SpaceEnded)), hour)
+}
+
+// AppendEndedKey makes the key of what became of a message.
+func AppendEndedKey(dst []byte, hour uint32, position int64) []byte {
+	return be64(AppendEndedHourPrefix(dst, hour), uint64(position))
+}
+
+// AppendHalfKey makes the key of a half message.
+func AppendHalfKey(dst []byte, position int64) []byte {
+	return be64(append(dst, byte(SpaceHalf)), uint64(position))
+}
+
+// AppendHalfCheckKey makes the key of a half message's next check, in ms.
+func AppendHalfCheckKey(dst []byte, checkAt, position int64) []byte {
+	return be64(be64(append(dst, byte(SpaceHalfCheck)), uint64(checkAt)), uint64(position))
+}
+
+// AppendParkedKey makes the key of a parked half message.
+func AppendParkedKey(dst []byte, position int64) []byte {
+	return be64(append(dst, byte(SpaceParked)), uint64(position))
+}
+
+// AppendHalfCounterKey makes the key of a topic's half and parked messages.
+func AppendHalfCounterKey(dst []byte, topic ID) []byte {
+	return be64(append(dst, byte(SpaceHalfCounter)), uint64(topic))
 }
 
 // PrefixEnd is the smallest key after all keys that begin with prefix; nil when there is none. It allocates.

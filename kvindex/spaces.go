@@ -44,6 +44,15 @@ var spaceInfos = []spaceInfo{
 		p.offset("offset")
 	}},
 	{SpaceCounter, "counter", func(p *keyPrinter) { p.id("group"); p.id("topic") }},
+	{SpaceTimer, "timer", func(p *keyPrinter) { p.time("due"); p.offset("origin") }},
+	{SpaceLongTimer, "long-timer", func(p *keyPrinter) { p.hour(); p.time("due"); p.offset("origin") }},
+	{SpaceTimerCounter, "timer-counter", func(p *keyPrinter) { p.id("topic") }},
+	{SpaceDelayLevel, "delay-level", func(p *keyPrinter) { p.put("level", strconv.FormatUint(uint64(p.uint32()), 10)) }},
+	{SpaceEnded, "ended", func(p *keyPrinter) { p.hour(); p.offset("position") }},
+	{SpaceHalf, "half", func(p *keyPrinter) { p.offset("position") }},
+	{SpaceHalfCheck, "half-check", func(p *keyPrinter) { p.time("check"); p.offset("position") }},
+	{SpaceParked, "parked", func(p *keyPrinter) { p.offset("position") }},
+	{SpaceHalfCounter, "half-counter", func(p *keyPrinter) { p.id("topic") }},
 }
 
 // spaceByByte finds a space by the first byte of a key.

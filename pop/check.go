@@ -14,7 +14,7 @@ func Check(r kvindex.Reader) error {
 	if err := checkCheckpoints(r, counted); err != nil {
 		return fmt.Errorf("pop: check: %w", err)
 	}
-	err := eachRow(r, spaceStart(kvindex.SpaceCounter), spaceEnd(kvindex.SpaceCounter), func(key, val []byte) (bool, error) {
+	err := kvindex.EachRow(r, spaceStart(kvindex.SpaceCounter), spaceEnd(kvindex.SpaceCounter), func(key, val []byte) (bool, error) {
 		at := placeOfKey(key)
 		n, err := decodeCounter(val)
 		if err != nil {
@@ -45,7 +45,7 @@ func checkCheckpoints(r kvindex.Reader, counted map[place]int64) error {
 	var last place
 	seen := map[message]struct{}{} // of last: the rows of a place are neighbours
 	next := map[int32]int64{}      // its cursors
-	return eachRow(r, spaceStart(kvindex.SpaceCheckpoint), spaceEnd(kvindex.SpaceCheckpoint), func(key, val []byte) (bool, error) {
+	return kvindex.EachRow(r, spaceStart(kvindex.SpaceCheckpoint), spaceEnd(kvindex.SpaceCheckpoint), func(key, val []byte) (bool, error) {
 		at, ref := placeOfKey(key), refOfKey(key)
 		if at != last {
 			last = at

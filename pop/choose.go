@@ -103,7 +103,7 @@ func (s *State) walk(at place, from, to int64, f func(ref Ref, val []byte) (more
 	defer scratches.Put(sc)
 	sc.lower = kvindex.AppendCheckpointTimeKey(sc.lower[:0], at.group, at.topic, max(from, 0))
 	sc.upper = kvindex.AppendCheckpointTimeKey(sc.upper[:0], at.group, at.topic, max(to, 0))
-	err := eachRow(s.engine, sc.lower, sc.upper, func(key, val []byte) (bool, error) { return f(refOfKey(key), val) })
+	err := kvindex.EachRow(s.engine, sc.lower, sc.upper, func(key, val []byte) (bool, error) { return f(refOfKey(key), val) })
 	if err != nil {
 		return fmt.Errorf("pop: read checkpoints of group id %d on topic id %d: %w", at.group, at.topic, err)
 	}

@@ -188,7 +188,7 @@ func TestWhatIsGoneStaysGone(t *testing.T) {
 
 func (m *machine) rows(space kvindex.Space) (n int) {
 	m.t.Helper()
-	err := eachRow(m.engine, spaceStart(space), spaceEnd(space), func(_, _ []byte) (bool, error) {
+	err := kvindex.EachRow(m.engine, spaceStart(space), spaceEnd(space), func(_, _ []byte) (bool, error) {
 		n++
 		return true, nil
 	})

@@ -115,7 +115,7 @@ func (f *fold) eachRow(b *kvindex.Batch, at place, which func(Ref) bool, do func
 		return more, err
 	}
 	prefix := kvindex.AppendCheckpointTopicPrefix(nil, at.group, at.topic)
-	err := eachRow(b.Engine(), prefix, kvindex.PrefixEnd(prefix), func(key, _ []byte) (bool, error) {
+	err := kvindex.EachRow(b.Engine(), prefix, kvindex.PrefixEnd(prefix), func(key, _ []byte) (bool, error) {
 		if !which(refOfKey(key)) {
 			return true, nil
 		}

@@ -86,15 +86,15 @@ func ParseHandle(text string) (Handle, error) {
 	if binary.BigEndian.Uint32(raw[sum:]) != crc32.Checksum(raw[:sum], castagnoli) {
 		return Handle{}, ErrHandle
 	}
-	d := decoder{rest: raw[:sum]}
-	form := d.byte()
+	d := decode(raw[:sum])
+	form := d.Byte()
 	h := Handle{
-		Group: kvindex.ID(d.uvarint()), Topic: kvindex.ID(d.uvarint()), Queue: d.number32(), Offset: d.number(),
-		PoppedAt: d.number(),
+		Group: kvindex.ID(d.Uvarint()), Topic: kvindex.ID(d.Uvarint()), Queue: d.Number32(), Offset: d.Number(),
+		PoppedAt: d.Number(),
 	}
-	invisible := d.number()
-	h.Attempts, h.Nonce = d.number32(), d.fixed()
-	if d.end() != nil || form != handleForm || invisible > math.MaxInt64-h.PoppedAt {
+	invisible := d.Number()
+	h.Attempts, h.Nonce = d.Number32(), d.Fixed()
+	if d.End() != nil || form != handleForm || invisible > math.MaxInt64-h.PoppedAt {
 		return Handle{}, ErrHandle
 	}
 	h.VisibleAt = h.PoppedAt + invisible

@@ -155,7 +155,7 @@ func (s *State) EachCursor(group, topic kvindex.ID, f func(topic kvindex.ID, que
 	if topic != 0 {
 		prefix = kvindex.AppendCursorTopicPrefix(nil, group, topic)
 	}
-	err := eachRow(s.engine, prefix, kvindex.PrefixEnd(prefix), func(key, val []byte) (bool, error) {
+	err := kvindex.EachRow(s.engine, prefix, kvindex.PrefixEnd(prefix), func(key, val []byte) (bool, error) {
 		c, err := decodeCursor(val)
 		if err != nil {
 			return false, err
@@ -182,24 +182,4 @@ func (s *State) InFlight(group, topic kvindex.ID) (int64, error) {
 	}
 	sc.val = val
 	return decodeCounter(val)
-}
-
-// eachRow calls f for the rows with lower ≤ key < upper until it returns false or an error.
-func eachRow(r kvindex.Reader, lower, upper []byte, f func(key, val []byte) (more bool, err error)) (err error) {
-	it, err := r.NewIter(lower, upper)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if cerr := it.Close(); err == nil {
-			err = cerr
-		}
-	}()
-	for ok := it.First(); ok; ok = it.Next() {
-		more, err := f(it.Key(), it.Value())
-		if err != nil || !more {
-			return err
-		}
-	}
-	return it.Error()
 }

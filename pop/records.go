@@ -126,35 +126,35 @@ func (p *Pop) AppendTo(dst []byte) []byte {
 
 func (p *Pop) decode(payload []byte) error {
 	p.Reset()
-	d := decoder{rest: payload}
+	d := decode(payload)
 	p.Group, p.Topic = d.head()
-	p.PoppedAt = d.number()
-	p.VisibleAt = d.number() + p.PoppedAt
-	p.Nonce = d.fixed()
+	p.PoppedAt = d.Number()
+	p.VisibleAt = d.Number() + p.PoppedAt
+	p.Nonce = d.Fixed()
 	p.Again = d.refs(p.Again)
 	p.Dropped = d.refs(p.Dropped)
-	for range d.count(4) {
-		r := Range{Queue: d.number32(), Start: d.number()}
-		r.End = r.Start + d.number()
-		r.Count = d.count(3)
+	for range d.Count(4) {
+		r := Range{Queue: d.Number32(), Start: d.Number()}
+		r.End = r.Start + d.Number()
+		r.Count = d.Count(3)
 		next := r.Start
 		for range r.Count {
-			e := Entry{Offset: next + d.number(), Position: record.Position(d.number()), Size: d.number32()}
+			e := Entry{Offset: next + d.Number(), Position: record.Position(d.Number()), Size: d.Number32()}
 			if e.Offset < next || e.Offset >= r.End {
-				d.fail()
+				d.Fail()
 			}
 			next = e.Offset + 1
 			p.Entries = append(p.Entries, e)
 		}
 		if r.End < r.Start {
-			d.fail()
+			d.Fail()
 		}
 		p.Ranges = append(p.Ranges, r)
 	}
 	if p.VisibleAt < 0 || p.Items() > MaxItems {
-		d.fail()
+		d.Fail()
 	}
-	return d.end()
+	return d.End()
 }
 
 // Ack names checkpoints to be removed, at most MaxItems. They are the items of the outcome's Mask.
@@ -175,13 +175,13 @@ func AckRecord(a *Ack) record.Record {
 }
 
 func (a *Ack) decode(payload []byte) error {
-	d := decoder{rest: payload}
+	d := decode(payload)
 	a.Group, a.Topic = d.head()
 	a.Refs = d.refs(a.Refs[:0])
 	if len(a.Refs) > MaxItems {
-		d.fail()
+		d.Fail()
 	}
-	return d.end()
+	return d.End()
 }
 
 // Move is one checkpoint that becomes visible at another time.
@@ -221,22 +221,22 @@ func ExtendRecord(e *Extend) record.Record {
 }
 
 func (e *Extend) decode(payload []byte) error {
-	d := decoder{rest: payload}
+	d := decode(payload)
 	e.Group, e.Topic = d.head()
 	e.Moves = e.Moves[:0]
-	for range d.count(leastRef + 2) {
-		m := Move{Ref: d.ref(), To: d.number()}
-		free := d.byte()
+	for range d.Count(leastRef + 2) {
+		m := Move{Ref: d.ref(), To: d.Number()}
+		free := d.Byte()
 		m.Free = free == 1
 		if free > 1 {
-			d.fail()
+			d.Fail()
 		}
 		e.Moves = append(e.Moves, m)
 	}
 	if len(e.Moves) > MaxItems {
-		d.fail()
+		d.Fail()
 	}
-	return d.end()
+	return d.End()
 }
 
 // Commit is one committed offset. A negative queue or offset is refused when it is applied.
@@ -276,18 +276,18 @@ func appendCommits(commits []Commit) []byte {
 }
 
 func decodeCommits(payload []byte, dst []Commit) ([]Commit, error) {
-	d := decoder{rest: payload}
+	d := decode(payload)
 	d.form()
-	for range d.count(4) {
-		c := Commit{Group: kvindex.ID(d.uvarint()), Topic: kvindex.ID(d.uvarint())}
-		queue := d.uvarint()
+	for range d.Count(4) {
+		c := Commit{Group: kvindex.ID(d.Uvarint()), Topic: kvindex.ID(d.Uvarint())}
+		queue := d.Uvarint()
 		if queue > 1<<32-1 {
-			d.fail()
+			d.Fail()
 		}
-		c.Queue, c.Offset = int32(uint32(queue)), int64(d.uvarint())
+		c.Queue, c.Offset = int32(uint32(queue)), int64(d.Uvarint())
 		dst = append(dst, c)
 	}
-	return dst, d.end()
+	return dst, d.End()
 }
 
 // ---- parts ----
@@ -299,14 +299,14 @@ func appendHead(dst []byte, group, topic kvindex.ID) []byte {
 }
 
 func (d *decoder) form() {
-	if d.byte() != recordForm {
-		d.fail()
+	if d.Byte() != recordForm {
+		d.Fail()
 	}
 }
 
 func (d *decoder) head() (group, topic kvindex.ID) {
 	d.form()
-	return kvindex.ID(d.uvarint()), kvindex.ID(d.uvarint())
+	return kvindex.ID(d.Uvarint()), kvindex.ID(d.Uvarint())
 }
 
 const leastRef = 11
@@ -324,7 +324,7 @@ func appendRef(dst []byte, r *Ref) []byte {
 }
 
 func (d *decoder) ref() Ref {
-	return Ref{VisibleAt: d.number(), Queue: d.number32(), Offset: d.number(), Nonce: d.fixed()}
+	return Ref{VisibleAt: d.Number(), Queue: d.Number32(), Offset: d.Number(), Nonce: d.Fixed()}
 }
 
 func appendRefs(dst []byte, refs []Ref) []byte {
@@ -336,7 +336,7 @@ func appendRefs(dst []byte, refs []Ref) []byte {
 }
 
 func (d *decoder) refs(dst []Ref) []Ref {
-	for range d.count(leastRef) {
+	for range d.Count(leastRef) {
 		dst = append(dst, d.ref())
 	}
 	return dst

@@ -2,16 +2,14 @@ package pop
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"math"
 
+	"github.com/cairnmq/cairn/internal/codec"
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
 )
 
-// errMalformed is a broken invariant: records and rows are checked by their checksums before they are decoded.
-var errMalformed = errors.New("malformed pop bytes")
+var errMalformed = codec.ErrMalformed
 
 // appendCursor makes the value of a row in SpaceCursor.
 //
@@ -57,13 +55,13 @@ func appendCheckpoint(dst []byte, c *Checkpoint) []byte {
 }
 
 func decodeCheckpoint(val []byte) (c Checkpoint, err error) {
-	d := decoder{rest: val}
-	c.Nonce = d.fixed()
-	c.Attempts = d.number32()
-	c.Position = record.Position(d.number())
-	c.Size = d.number32()
-	c.PoppedAt = d.number()
-	if err := d.end(); err != nil {
+	d := decode(val)
+	c.Nonce = d.Fixed()
+	c.Attempts = d.Number32()
+	c.Position = record.Position(d.Number())
+	c.Size = d.Number32()
+	c.PoppedAt = d.Number()
+	if err := d.End(); err != nil {
 		return Checkpoint{}, fmt.Errorf("checkpoint row: %w", err)
 	}
 	return c, nil
@@ -107,84 +105,7 @@ func decodeCounter(val []byte) (int64, error) {
 	return int64(binary.BigEndian.Uint64(val)), nil
 }
 
-// decoder takes numbers from the front of rest. After the first that is not there or too large it yields zeroes.
-type decoder struct {
-	rest []byte
-	bad  bool
-}
+// decoder reads what this package writes.
+type decoder struct{ codec.Decoder }
 
-func (d *decoder) fail() {
-	d.bad, d.rest = true, nil
-}
-
-// uvarint reads what fits in 64 bits.
-func (d *decoder) uvarint() uint64 {
-	v, n := binary.Uvarint(d.rest)
-	if n <= 0 {
-		d.fail()
-		return 0
-	}
-	d.rest = d.rest[n:]
-	return v
-}
-
-// number reads what fits in an int64 and is not negative.
-func (d *decoder) number() int64 {
-	v := d.uvarint()
-	if v > math.MaxInt64 {
-		d.fail()
-		return 0
-	}
-	return int64(v)
-}
-
-func (d *decoder) number32() int32 {
-	v := d.uvarint()
-	if v > math.MaxInt32 {
-		d.fail()
-		return 0
-	}
-	return int32(v)
-}
-
-// fixed reads 8 bytes, big-endian.
-func (d *decoder) fixed() uint64 {
-	if len(d.rest) < 8 {
-		d.fail()
-		return 0
-	}
-	v := binary.BigEndian.Uint64(d.rest)
-	d.rest = d.rest[8:]
-	return v
-}
-
-func (d *decoder) byte() byte {
-	if len(d.rest) == 0 {
-		d.fail()
-		return 0
-	}
-	v := d.rest[0]
-	d.rest = d.rest[1:]
-	return v
-}
-
-// count reads how many items of at least size bytes follow.
-func (d *decoder) count(size int) int {
-	v := d.uvarint()
-	if v > uint64(len(d.rest)/size) {
-		d.fail()
-		return 0
-	}
-	return int(v)
-}
-
-// end says whether everything was there and nothing is left.
-func (d *decoder) end() error {
-	switch {
-	case d.bad:
-		return fmt.Errorf("cut short or out of bounds: %w", errMalformed)
-	case len(d.rest) > 0:
-		return fmt.Errorf("%d bytes too many: %w", len(d.rest), errMalformed)
-	}
-	return nil
-}
+func decode(b []byte) decoder { return decoder{codec.Decoder{Rest: b}} }

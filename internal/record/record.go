@@ -42,12 +42,30 @@ const (
 	KindAck Kind = 12
 	// KindExtend moves checkpoints to another visible-at time (package pop).
 	KindExtend Kind = 13
+	// KindDelayed is a message that becomes visible at a time of its own: when it was due before a timer row points at it,
+	// afterwards a queue entry (package store for the message, package delay for the timer).
+	KindDelayed Kind = 14
+	// KindFire makes the timers of a range of due times visible (package delay).
+	KindFire Kind = 15
+	// KindRecall takes a timer back before it fires (package delay).
+	KindRecall Kind = 16
+	// KindCopy is the message of a timer once more, at the tail of the log: to be visible now, or to go on waiting
+	// (package store for the message, package delay for the timer).
+	KindCopy Kind = 17
+	// KindHalf is a message whose transaction is not decided (package store for the message, package txn for the half).
+	KindHalf Kind = 18
+	// KindEnd commits or rolls back a half message, or gives it up (package txn).
+	KindEnd Kind = 19
+	// KindCheck notes that producers were asked for the end of transactions (package txn).
+	KindCheck Kind = 20
 )
 
 var kindNames = map[Kind]string{
 	KindMessage: "message", KindTopicPut: "topic-put", KindTopicDelete: "topic-delete", KindGroupPut: "group-put",
 	KindGroupDelete: "group-delete", KindKVPut: "kv-put", KindTrim: "trim", KindDropHour: "drop-hour",
 	KindCommit: "commit", KindReset: "reset", KindPop: "pop", KindAck: "ack", KindExtend: "extend",
+	KindDelayed: "delayed", KindFire: "fire", KindRecall: "recall", KindCopy: "copy",
+	KindHalf: "half", KindEnd: "end", KindCheck: "check",
 }
 
 // Kinds lists every kind that is defined.
@@ -74,8 +92,8 @@ type Record struct {
 
 // Outcome is what applying one record came to. It is a function of the log alone.
 type Outcome struct {
-	// Offset is the queue offset that a message got, the id that a topic or group got, or the number of rows that an
-	// ack, extend or commit changed.
+	// Offset is the queue offset that a message got (0 as long as it is in no queue), the id that a topic or group got, the
+	// mask of what a pop, ack or extend did, or the number of rows that another record changed.
 	Offset int64
 	// Refused is set when the record changed nothing because what it names was not there any more: a topic deleted
 	// meanwhile, a checkpoint that had been acknowledged.

@@ -1,0 +1,225 @@
+// Package delay is what becomes visible later: timers.
+//
+// A delayed message goes to the log once, with its real topic and queue. Instead of a queue entry it gets a timer row under
+// its due time; firing enters it in its queue, pointing at the same bytes, and recalling it deletes the row.
+//
+//	delayed record ─▶ Add ─▶ timer row ──▶ fire record ─▶ Released: queue entries; the range of rows goes at once
+//	                             ├───────▶ recall record ─▶ gone, and remembered
+//	                             └───────▶ copy record ─▶ Moved (carried forward) or Taken (fired from its copy)
+//
+// Order of reading: this file (the state and its reads), rows.go and records.go (the bytes), fold.go, handle.go (recall
+// handles), levels.go (delay levels), check.go (what must hold).
+//
+// Rules of the package:
+//   - A pending timer is one row. Its key is its due time and its origin, the position where the message first landed; the
+//     value says where the body is now.
+//   - A timer whose body is older than Horizon when it fires is fired from a copy. Timers that are due later than Horizon
+//     after their body was stored are listed under that hour, so that their body is copied before its segment goes.
+//   - Nothing fires early: a fire record that reaches beyond the time of its own batch is refused.
+//   - The counter of a topic changes in the batch that changes the rows which it counts.
+package delay
+
+import (
+	"encoding/binary"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cairnmq/cairn/internal/record"
+	"github.com/cairnmq/cairn/kvindex"
+)
+
+// Horizon bounds how old the bytes may be that a queue entry begins to point at. A segment of the log stays for as long after
+// the retention of its newest message.
+const Horizon = 6 * time.Hour
+
+// Point is a place in the order in which timers fire: by due time, then by where they first landed.
+type Point struct {
+	Due    int64 // ms
+	Origin record.Position
+}
+
+// Before says whether p fires before q.
+func (p Point) Before(q Point) bool { return p.Due < q.Due || p.Due == q.Due && p.Origin < q.Origin }
+
+// Timer is a pending message.
+type Timer struct {
+	Point
+	Topic    kvindex.ID
+	Queue    int32
+	Position record.Position // of the body
+	Size     int32           // of its log record, header included
+	TagHash  int64
+	Level    int32  // delay level, 0 for a time of its own
+	Hour     uint32 // in which the body was stored, when the timer is a long one; else 0
+}
+
+// State is the Fold of timers and the reads of their rows. Reads are safe for concurrent use and see the latest applied state;
+// Add, Take, Move, Apply, Finish and Publish belong to the folder's goroutine.
+type State struct {
+	engine  kvindex.Reader
+	fold    fold
+	changed chan struct{}
+	wake    atomic.Int64 // ms: Changed tells of timers that are due earlier
+	mu      struct {
+		sync.Mutex
+		floor int64 // ms: no timer is due earlier
+		epoch uint64
+	}
+}
+
+// New returns the state that e holds.
+func New(e kvindex.Engine) *State {
+	return &State{engine: e, changed: make(chan struct{}, 1), fold: newFold()}
+}
+
+var (
+	_ kvindex.Fold     = (*State)(nil)
+	_ kvindex.Releaser = (*State)(nil)
+)
+
+// Changed receives when a timer was added that is due before all others, or may be.
+func (s *State) Changed() <-chan struct{} { return s.changed }
+
+// Publish lets the floor follow the batch that was just committed.
+func (s *State) Publish() {
+	low := s.fold.low
+	s.fold.low = noTime
+	if low == noTime {
+		return
+	}
+	s.mu.Lock()
+	s.mu.epoch++
+	s.mu.floor = min(s.mu.floor, low)
+	s.mu.Unlock()
+	if low < s.wake.Load() {
+		select {
+		case s.changed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Next is the timer that fires first; ok is false when there is none. After it, Changed tells of any that would fire before.
+func (s *State) Next() (t Timer, ok bool, err error) {
+	s.wake.Store(noTime)
+	s.mu.Lock()
+	from, epoch := s.mu.floor, s.mu.epoch
+	s.mu.Unlock()
+	err = s.Each(Point{Due: from}, func(first *Timer) bool {
+		t, ok = *first, true
+		return false
+	})
+	if err != nil {
+		return Timer{}, false, err
+	}
+	if ok {
+		s.wake.Store(t.Due)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.epoch == epoch && ok {
+		s.mu.floor = t.Due
+	}
+	return t, ok, nil
+}
+
+// Due appends the timers that are due at now (ms) to dst, at most so many, in the order in which they fire.
+func (s *State) Due(now int64, most int, dst []Timer) ([]Timer, error) {
+	s.mu.Lock()
+	from := s.mu.floor
+	s.mu.Unlock()
+	end := len(dst) + most
+	err := s.Each(Point{Due: from}, func(t *Timer) bool {
+		if t.Due > now || len(dst) == end {
+			return false
+		}
+		dst = append(dst, *t)
+		return true
+	})
+	return dst, err
+}
+
+// Each calls f for the timers from a point on, in the order in which they fire, until it returns false. f must not keep the
+// timer.
+func (s *State) Each(from Point, f func(*Timer) bool) error {
+	var t Timer
+	lower := kvindex.AppendTimerKey(nil, from.Due, int64(from.Origin))
+	err := kvindex.EachRow(s.engine, lower, spaceEnd(kvindex.SpaceTimer), func(key, val []byte) (bool, error) {
+		if err := t.decode(key, val); err != nil {
+			return false, err
+		}
+		return f(&t), nil
+	})
+	if err != nil {
+		return fmt.Errorf("delay: read timers: %w", err)
+	}
+	return nil
+}
+
+// Get reads one timer.
+func (s *State) Get(at Point) (t Timer, ok bool, err error) {
+	key := kvindex.AppendTimerKey(nil, at.Due, int64(at.Origin))
+	val, ok, err := s.engine.Get(key, nil)
+	if err != nil || !ok {
+		return Timer{}, false, err
+	}
+	if err := t.decode(key, val); err != nil {
+		return Timer{}, false, fmt.Errorf("delay: read timer: %w", err)
+	}
+	return t, true, nil
+}
+
+// EachLong calls f for the long timers whose body was stored before an hour, oldest hour first, until it returns false.
+func (s *State) EachLong(before uint32, f func(hour uint32, at Point) bool) error {
+	lower, upper := []byte{byte(kvindex.SpaceLongTimer)}, kvindex.AppendLongTimerHourPrefix(nil, before)
+	err := kvindex.EachRow(s.engine, lower, upper, func(key, _ []byte) (bool, error) {
+		return f(binary.BigEndian.Uint32(key[1:]), Point{
+			Due: int64(binary.BigEndian.Uint64(key[5:])), Origin: record.Position(binary.BigEndian.Uint64(key[13:])),
+		}), nil
+	})
+	if err != nil {
+		return fmt.Errorf("delay: read long timers: %w", err)
+	}
+	return nil
+}
+
+// Pending is the number of timers of a topic.
+func (s *State) Pending(topic kvindex.ID) (int64, error) {
+	val, ok, err := s.engine.Get(kvindex.AppendTimerCounterKey(nil, topic), nil)
+	if err != nil || !ok {
+		return 0, err
+	}
+	return decodeCounter(val)
+}
+
+// EachPending calls f for the topics that have timers until it returns false.
+func (s *State) EachPending(f func(topic kvindex.ID, n int64) bool) error {
+	lower := []byte{byte(kvindex.SpaceTimerCounter)}
+	err := kvindex.EachRow(s.engine, lower, kvindex.PrefixEnd(lower), func(key, val []byte) (bool, error) {
+		n, err := decodeCounter(val)
+		if err != nil {
+			return false, err
+		}
+		return n == 0 || f(kvindex.ID(binary.BigEndian.Uint64(key[1:])), n), nil
+	})
+	if err != nil {
+		return fmt.Errorf("delay: read counters: %w", err)
+	}
+	return nil
+}
+
+// LevelCount is what a delay level has got, and what of it has been let go: fired, recalled, or dropped with its topic.
+type LevelCount struct{ In, Out int64 }
+
+// Level reads the counters of a delay level.
+func (s *State) Level(level int32) (LevelCount, error) {
+	val, ok, err := s.engine.Get(kvindex.AppendDelayLevelKey(nil, level), nil)
+	if err != nil || !ok {
+		return LevelCount{}, err
+	}
+	return decodeLevel(val)
+}
+
+func spaceEnd(s kvindex.Space) []byte { return kvindex.PrefixEnd([]byte{byte(s)}) }
