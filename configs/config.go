@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/viper"
 
 	"github.com/cairnmq/cairn/commitlog"
+	"github.com/cairnmq/cairn/delay"
 )
 
 // Config is everything that can be set. The key tag is the name in cairn.yaml (and, in upper case with underscores, of the
@@ -30,7 +31,7 @@ type Config struct {
 	NameServer       string        `key:"nameserver" help:"listen address of the embedded name server; 'off' for none"`
 	Remoting         string        `key:"remoting" help:"listen address of the Remoting protocol"`
 	GRPC             string        `key:"grpc" help:"listen address of the gRPC protocol; 'off' for none"`
-	HTTP             string        `key:"http" help:"listen address of health and metrics; 'off' for none"`
+	HTTP             string        `key:"http" help:"listen address of health, metrics and the JSON endpoints of 'cairn timer' and 'cairn txn'; 'off' for none"`
 	NameServers      []string      `key:"name-servers" help:"external name servers to register with, host:port each"`
 	TLSCert          string        `key:"tls-cert" help:"PEM certificate that makes every port speak TLS as well as plain text"`
 	TLSKey           string        `key:"tls-key" help:"PEM key of tls-cert"`
@@ -44,6 +45,11 @@ type Config struct {
 	AutoCreateGroups bool          `key:"auto-create-groups" help:"a consumer of an unknown group makes it"`
 	DefaultQueues    int           `key:"default-queues" help:"queues of a topic that is made on demand"`
 	MaxMessageSize   ByteSize      `key:"max-message-size" help:"largest body of one message"`
+	DelayLevels      string        `key:"delay-levels" help:"delays that the property DELAY of a message chooses from, level 1 first"`
+	MaxDelay         time.Duration `key:"max-delay" help:"longest time that a message may be delayed by"`
+	TxTimeout        time.Duration `key:"transaction-timeout" help:"time after which a producer is asked for the end of its transaction"`
+	TxCheckInterval  time.Duration `key:"transaction-check-interval" help:"time between two such questions"`
+	TxMaxChecks      int           `key:"transaction-max-checks" help:"questions after which a transaction is parked: not asked for any more, until 'cairn txn' ends it"`
 	LogLevel         string        `key:"log-level" help:"debug, info, warn or error"`
 	LogFormat        string        `key:"log-format" help:"text, json, or auto (text on a terminal)"`
 }
@@ -59,6 +65,8 @@ func Default() Config {
 		Durability: "sync", SyncInterval: 200 * time.Millisecond, Retention: 72 * time.Hour,
 		SegmentSize: 1 << 30, Engine: "pebble", Memory: 64 << 20,
 		AutoCreateTopics: true, AutoCreateGroups: true, DefaultQueues: 8, MaxMessageSize: 4 << 20,
+		DelayLevels: delay.DefaultLevels, MaxDelay: 365 * 24 * time.Hour,
+		TxTimeout: 6 * time.Second, TxCheckInterval: 30 * time.Second, TxMaxChecks: 15,
 		LogLevel: "info", LogFormat: "auto",
 	}
 }
@@ -188,6 +196,7 @@ func (c *Config) Check() error {
 	if c.MaxMessageSize < 1 || c.MaxMessageSize > 12<<20 {
 		bad("max-message-size", "%s is not between 1 and 12MiB (a frame holds 16MiB)", c.MaxMessageSize)
 	}
+	c.checkTime(bad)
 	switch c.LogLevel {
 	case "debug", "info", "warn", "error":
 	default:
@@ -202,6 +211,33 @@ func (c *Config) Check() error {
 		return &Error{Problems: p}
 	}
 	return nil
+}
+
+// checkTime checks the keys of timers and transactions.
+func (c *Config) checkTime(bad func(key, format string, args ...any)) {
+	if _, err := delay.ParseLevels(c.DelayLevels); err != nil {
+		bad("delay-levels", "%v", err)
+	}
+	if c.MaxDelay < time.Second || c.MaxDelay > longestDelay {
+		bad("max-delay", "%s is not between 1s and %s", c.MaxDelay, longestDelay)
+	}
+	for key, d := range map[string]time.Duration{"transaction-timeout": c.TxTimeout, "transaction-check-interval": c.TxCheckInterval} {
+		if d < 100*time.Millisecond || d > 24*time.Hour {
+			bad(key, "%s is not between 100ms and 24h", d)
+		}
+	}
+	if c.TxMaxChecks < 1 || c.TxMaxChecks > 1000 {
+		bad("transaction-max-checks", "%d is not between 1 and 1000", c.TxMaxChecks)
+	}
+}
+
+// longestDelay that can be set: a century.
+const longestDelay = 100 * 365 * 24 * time.Hour
+
+// Levels are the delay levels of a configuration that Check has found good.
+func (c *Config) Levels() delay.Levels {
+	l, _ := delay.ParseLevels(c.DelayLevels)
+	return l
 }
 
 var modes = map[string]commitlog.Mode{"sync": commitlog.ModeSync, "interval": commitlog.ModeInterval, "os": commitlog.ModeOS}

@@ -4,11 +4,14 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/cairnmq/cairn/delay"
 )
 
 func TestDefaultIsValid(t *testing.T) {
@@ -75,11 +78,31 @@ func TestFlagsBeatEnvironmentBeatsFile(t *testing.T) {
 func TestCheckNamesEveryProblem(t *testing.T) {
 	c := Default()
 	c.Durability, c.Engine, c.Retention, c.Remoting = "maybe", "files", time.Second, "off"
+	c.DelayLevels, c.MaxDelay, c.TxTimeout, c.TxCheckInterval, c.TxMaxChecks = "1s 5x", 200*365*24*time.Hour, 0, 25*time.Hour, 0
 	err := c.Check()
-	for _, key := range []string{"durability", "engine", "retention", "remoting"} {
+	for _, key := range []string{"durability", "engine", "retention", "remoting", "delay-levels", "max-delay", "transaction-timeout",
+		"transaction-check-interval", "transaction-max-checks"} {
 		if err == nil || !strings.Contains(err.Error(), key+":") {
 			t.Errorf("no word of %s in %v", key, err)
 		}
+	}
+}
+
+func TestDelayLevelsComeFromTheFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "cairn.yaml")
+	if err := os.WriteFile(file, []byte("delay-levels: 2s 3m 1d\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(file, nil, Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (delay.Levels{2 * time.Second, 3 * time.Minute, 24 * time.Hour}); !slices.Equal(c.Levels(), want) {
+		t.Fatalf("%v, want %v", c.Levels(), want)
+	}
+	d := Default()
+	if n := len(d.Levels()); n != 18 {
+		t.Fatalf("%d levels by default", n)
 	}
 }
 
