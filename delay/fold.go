@@ -94,6 +94,14 @@ func (s *State) Take(b *kvindex.Batch, at Point) (t Timer, ok bool, err error) {
 	return t, ok, nil
 }
 
+// Drop removes a timer whose topic is gone, whenever it is due; one that is not pending is no error.
+func (s *State) Drop(b *kvindex.Batch, at Point) error {
+	if _, _, err := s.fold.remove(b, at); err != nil {
+		return fmt.Errorf("delay: drop a timer: %w", err)
+	}
+	return nil
+}
+
 // Move lets a pending timer point at a copy of its body; ok is false when it is not pending.
 func (s *State) Move(b *kvindex.Batch, at Point, to record.Position, size int32) (ok bool, err error) {
 	f := &s.fold

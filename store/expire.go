@@ -4,10 +4,13 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"time"
 
+	"github.com/cairnmq/cairn/delay"
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
+	"github.com/cairnmq/cairn/txn"
 )
 
 // Retention works by the hour. The bucket of an hour lists the queues that got messages then, so what expiring costs
@@ -15,8 +18,10 @@ import (
 //
 //  1. The queues of an hour that is past retention are trimmed to their first message of a later hour (trim records).
 //  2. The hour itself is dropped: its bucket and its part of the key index (a drop-hour record).
-//  3. Segments of the log that end before the first message of the oldest hour left hold no message that a queue still
-//     lists. Before they are deleted, the view is made durable and a checkpoint of it is kept beside it, for from then on
+//  3. Timers whose body is as old as that get a copy of it at the tail of the log.
+//  4. A queue entry points at bytes that are at most delay.Horizon older than itself, and so does a timer that has no copy
+//     made for it. Segments whose newest record is so much older than all of that hold nothing that is wanted; half messages
+//     in them, which nobody decided in all that time, are given up. Before they are deleted, the view is made durable and a checkpoint of it is kept beside it, for from then on
 //     the log alone can no longer tell it.
 //
 // The first two go through the log like everything else, so a replay trims what live traffic trimmed.
@@ -41,7 +46,10 @@ func (s *Store) Expire(ctx context.Context, now time.Time) error {
 		}
 		hour = b.hour
 	}
-	if err := s.deleteSegments(cutoff); err != nil {
+	if err := s.carryTimers(ctx, left); err != nil {
+		return fmt.Errorf("store: carry timers forward: %w", err)
+	}
+	if err := s.deleteSegments(ctx, cutoff); err != nil {
 		return fmt.Errorf("store: delete old segments: %w", err)
 	}
 	return nil
@@ -149,30 +157,135 @@ func (s *Store) bucketQueues(from []byte, hour uint32) (queues []queueKey, next 
 	return queues, nil, it.Error()
 }
 
-// deleteSegments deletes the segments that are older than cutoff (ms) as a whole and end before the first message of the
-// oldest hour left.
-func (s *Store) deleteSegments(cutoff int64) error {
-	keep := s.applied.Load().End
+// carryChunk bounds the copies of one proposal.
+const (
+	carryChunk = 256
+	carryBytes = 4 << 20
+)
+
+// carryTimers copies the bodies of the timers that were stored before an hour to the tail of the log.
+func (s *Store) carryTimers(ctx context.Context, before uint32) error {
+	for {
+		var points []delay.Point
+		err := s.Delay.EachLong(before, func(_ uint32, at delay.Point) bool {
+			points = append(points, at)
+			return len(points) < carryChunk
+		})
+		if err != nil || len(points) == 0 {
+			return err
+		}
+		if err := s.carry(ctx, points); err != nil {
+			return err
+		}
+	}
+}
+
+// carry copies the bodies of some timers, or of the first few when they are large.
+func (s *Store) carry(ctx context.Context, points []delay.Point) error {
+	buf := NewBuffer()
+	defer buf.Release()
+	var recs []record.Record
+	for _, at := range points {
+		t, ok, err := s.Delay.Get(at)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			continue // it has fired meanwhile
+		}
+		layout, err := s.ReadStored(t.Position, t.Size, buf)
+		if err != nil {
+			return err
+		}
+		recs = append(recs, CopyRecord(at, false, t.Topic, layout))
+		if len(buf.B) >= carryBytes {
+			break
+		}
+	}
+	if len(recs) == 0 {
+		return nil
+	}
+	_, err := s.Append(ctx, recs...)
+	return err
+}
+
+// deletable is the newest time (ms) of segments that hold nothing which is wanted: what queues list from cutoff on reaches back
+// no further than the horizon, and neither do timers that were not carried forward.
+func (s *Store) deletable(cutoff int64) (int64, error) {
+	const hour = int64(time.Hour / time.Millisecond)
+	newest := cutoff
 	b, ok, err := s.firstBucket(0)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if ok {
-		keep = min(keep, b.position)
+		newest = min(newest, int64(b.hour)*hour)
+	}
+	t, ok, err := s.Delay.Next()
+	if err != nil {
+		return 0, err
+	}
+	if ok {
+		newest = min(newest, t.Due)
+	}
+	newest -= delay.Horizon.Milliseconds()
+	err = s.Delay.EachLong(math.MaxUint32, func(stored uint32, _ delay.Point) bool {
+		newest = min(newest, int64(stored)*hour)
+		return false
+	})
+	return newest - 1, err
+}
+
+// giveUpHalves ends the transactions of half messages before a position: their bodies leave the log.
+func (s *Store) giveUpHalves(ctx context.Context, before record.Position) error {
+	for _, parked := range []bool{false, true} {
+		for {
+			var recs []record.Record
+			err := s.Txn.Each(parked, 0, func(h *txn.Half) bool {
+				if h.Position >= before || len(recs) == carryChunk {
+					return false
+				}
+				recs = append(recs, txn.End{Position: h.Position, Action: txn.Expire}.Record())
+				return true
+			})
+			if err != nil {
+				return err
+			}
+			if len(recs) == 0 {
+				break
+			}
+			s.opts.Logger.Warn().Int("messages", len(recs)).Msg("half messages that nobody decided leave the log with their segment")
+			if _, err := s.Append(ctx, recs...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// deleteSegments deletes the segments that hold nothing which is wanted by what is not older than cutoff (ms).
+func (s *Store) deleteSegments(ctx context.Context, cutoff int64) error {
+	newest, err := s.deletable(cutoff)
+	if err != nil {
+		return err
 	}
 	segments, err := s.log.Segments()
 	if err != nil {
 		return err
 	}
+	keep := s.applied.Load().End
 	until := record.Position(-1) // end of the last segment to go
 	for _, seg := range segments {
-		if seg.Active || seg.End > keep || seg.Newest > cutoff {
+		if seg.Active || seg.End > keep || seg.Newest > newest {
 			break
 		}
 		until = seg.End
 	}
 	if until < 0 {
 		return nil
+	}
+	if err := s.giveUpHalves(ctx, until); err != nil {
+		return err
 	}
 	at, err := s.flushView()
 	if err != nil {

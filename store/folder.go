@@ -8,8 +8,10 @@ import (
 
 	"github.com/cairnmq/cairn/catalog"
 	"github.com/cairnmq/cairn/commitlog"
+	"github.com/cairnmq/cairn/delay"
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
+	"github.com/cairnmq/cairn/txn"
 )
 
 // folder is the only writer of the view. The goroutine that hands out committed batches drives it; during recovery that
@@ -22,13 +24,22 @@ type folder struct {
 	batch    *kvindex.Batch
 	catalog  *catalog.Catalog
 	queues   *queueFold
+	delay    *delay.State
+	txn      *txn.State
 	commit   func(try func() error) error // runs try, the commit of a batch, perhaps more than once
-	folds    []kvindex.Fold               // catalog, queues, and the others
+	folds    []kvindex.Fold               // catalog, queues, delay, txn, and the others
 	owner    [256]int                     // of each kind: 1 + index of its fold, 0 for none
 	touched  []bool                       // by the batch under way, aligned with folds
 	replayed []record.Outcome
 	arrivals []Arrival
 }
+
+// Places in folder.folds.
+const (
+	foldQueues = 1
+	foldDelay  = 2
+	foldTxn    = 3
+)
 
 // publisher is what a fold implements that keeps something in memory beside its rows: Publish is called after the batch
 // that changed them was committed.
@@ -38,9 +49,10 @@ type publisher interface{ Publish() }
 type moreFolds func(kvindex.Engine) []kvindex.Fold
 
 func newFolder(e kvindex.Engine, more moreFolds) *folder {
-	f := &folder{batch: kvindex.NewBatch(e), catalog: catalog.New(e), queues: newQueueFold()}
+	f := &folder{batch: kvindex.NewBatch(e), catalog: catalog.New(e), delay: delay.New(e), txn: txn.New(e)}
+	f.queues = newQueueFold(f.delay, f.txn)
 	f.commit = func(try func() error) error { return try() }
-	f.folds = append([]kvindex.Fold{f.catalog, f.queues}, more(e)...)
+	f.folds = append([]kvindex.Fold{f.catalog, f.queues, f.delay, f.txn}, more(e)...)
 	f.touched = make([]bool, len(f.folds))
 	for i, fold := range f.folds {
 		for _, k := range fold.Kinds() {
@@ -57,6 +69,8 @@ func newFolder(e kvindex.Engine, more moreFolds) *folder {
 func (f *folder) apply(b *commitlog.Batch) ([]record.Outcome, error) {
 	f.batch.Begin(b.End, b.Index, b.Timestamp)
 	clear(f.touched)
+	// Records of one of these three make rows of the others.
+	f.touched[foldQueues], f.touched[foldDelay], f.touched[foldTxn] = true, true, true
 	outcomes := f.replayed[:0]
 	if len(b.Proposals) > 0 {
 		outcomes = make([]record.Outcome, 0, len(b.Records))
@@ -71,6 +85,11 @@ func (f *folder) apply(b *commitlog.Batch) ([]record.Outcome, error) {
 		out, err := f.folds[at].Apply(f.batch, b.Positions[i], r)
 		if err != nil {
 			return nil, fmt.Errorf("apply %v record at %d of batch %d: %w", r.Kind, b.Positions[i], b.Index, err)
+		}
+		if rel, ok := f.folds[at].(kvindex.Releaser); ok && !out.Refused {
+			if err := f.queues.release(f.batch, b.Positions[i], rel.Released()); err != nil {
+				return nil, fmt.Errorf("enter what %v record at %d of batch %d released: %w", r.Kind, b.Positions[i], b.Index, err)
+			}
 		}
 		if r.Kind == record.KindTopicDelete && !out.Refused {
 			f.queues.forgetTopic(kvindex.ID(out.Offset))

@@ -10,11 +10,13 @@ import (
 // properties are those of a message that the index needs, found in one pass. The slices alias the message.
 type properties struct {
 	tags, uniqueID, keys []byte
+	group, level         []byte                       // of the producer; of the delay
+	delayed              bool                         // asks for a delay of any kind
 	each                 func(key, value []byte) bool // visit, bound once so that a scan does not allocate
 }
 
 func (p *properties) scan(props []byte) {
-	p.tags, p.uniqueID, p.keys = nil, nil, nil
+	*p = properties{each: p.each}
 	message.EachProperty(props, p.each)
 }
 
@@ -26,6 +28,12 @@ func (p *properties) visit(key, value []byte) bool {
 		p.uniqueID = value
 	case message.PropKeys:
 		p.keys = value
+	case message.PropProducerGroup:
+		p.group = value
+	case message.PropDelayLevel:
+		p.level, p.delayed = value, true
+	case message.PropTimerDeliver, message.PropTimerDelayMs, message.PropTimerDelaySec:
+		p.delayed = true
 	}
 	return true
 }

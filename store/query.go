@@ -35,7 +35,8 @@ func decodeKeyRow(val []byte) (offset int64, size int32, err error) {
 }
 
 // Query appends the messages of a topic with this key (or unique id) stored in [begin, end] ms to buf, newest first, at
-// most max, and returns the end of each in buf.B. Trimmed messages are left out. A hash that another key shares costs a
+// most max, and returns the end of each in buf.B. Trimmed messages are left out; one that is in no queue says why in its
+// property PropState. A hash that another key shares costs a
 // read and nothing else: the key is compared with the message's own.
 func (s *Store) Query(topic kvindex.ID, kind kvindex.IndexKind, key string, begin, end int64, max int, buf *Buffer,
 ) (ends []int, err error) {
@@ -106,19 +107,23 @@ func (s *Store) appendHit(topic kvindex.ID, kind kvindex.IndexKind, key string, 
 	if err != nil {
 		return fmt.Errorf("store: read message at %d: %w", h.position, err)
 	}
-	layout, err := parseMessage(raw, int(h.size))
+	m, err := parseMessage(raw, int(h.size))
 	if err != nil {
 		return s.corrupt(h.position, err)
 	}
-	if !hasKey(layout, kind, key) {
+	if m.topic != topic || !hasKey(m.layout, kind, key) {
 		return nil
 	}
-	low, high, err := s.Bounds(topic, message.QueueIDOf(layout))
-	if err != nil || h.offset < low || h.offset >= high {
+	at, err := s.locate(&m, h.position, h.offset)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	buf.B = append(buf.B, layout...)
-	message.PatchQueueOffset(buf.B[from:], h.offset)
+	if buf.B, err = at.appendTo(buf.B, m.layout); err != nil {
+		return err
+	}
 	buf.ends = append(buf.ends, len(buf.B))
 	return nil
 }

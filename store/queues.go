@@ -5,10 +5,12 @@ import (
 	"fmt"
 
 	"github.com/cairnmq/cairn/commitlog"
+	"github.com/cairnmq/cairn/delay"
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/internal/viewcache"
 	"github.com/cairnmq/cairn/kvindex"
 	"github.com/cairnmq/cairn/message"
+	"github.com/cairnmq/cairn/txn"
 )
 
 // queueKey names a queue.
@@ -27,6 +29,8 @@ const cachedQueues = 16384
 // reads are written with Put. The fold's memory (cache, newest hour) only saves reads: rows are the same without it.
 type queueFold struct {
 	bounds *viewcache.Cache[queueKey, bounds]
+	delay  *delay.State // gets what waits for its time
+	txn    *txn.State   // gets what waits for a decision
 	// hour is the newest hour known to have its own row.
 	hour uint32
 
@@ -51,8 +55,9 @@ type pending struct {
 	row    bool // bounds changed
 }
 
-func newQueueFold() *queueFold {
+func newQueueFold(d *delay.State, t *txn.State) *queueFold {
 	f := &queueFold{
+		delay: d, txn: t,
 		bounds: viewcache.New[queueKey, bounds](cachedQueues),
 		index:  map[queueKey]*pending{},
 		gone:   map[kvindex.ID]bool{},
@@ -64,13 +69,15 @@ func newQueueFold() *queueFold {
 var _ kvindex.Fold = (*queueFold)(nil)
 
 func (f *queueFold) Kinds() []record.Kind {
-	return []record.Kind{record.KindMessage, record.KindTrim, record.KindDropHour}
+	return []record.Kind{
+		record.KindMessage, record.KindDelayed, record.KindHalf, record.KindCopy, record.KindTrim, record.KindDropHour,
+	}
 }
 
 func (f *queueFold) Apply(b *kvindex.Batch, at record.Position, r record.Record) (record.Outcome, error) {
 	switch r.Kind {
-	case record.KindMessage:
-		return f.applyMessage(b, at, r.Payload)
+	case record.KindMessage, record.KindDelayed, record.KindHalf, record.KindCopy:
+		return f.applyMessage(b, at, r)
 	case record.KindTrim:
 		return f.applyTrim(b, r.Payload)
 	case record.KindDropHour:
@@ -136,60 +143,93 @@ func (f *queueFold) take() *pending {
 	return &pending{}
 }
 
-func (f *queueFold) applyMessage(b *kvindex.Batch, at record.Position, payload []byte) (record.Outcome, error) {
-	topic, layout, err := splitMessage(payload)
+func (f *queueFold) applyMessage(b *kvindex.Batch, at record.Position, r record.Record) (record.Outcome, error) {
+	m, err := split(r)
 	if err != nil {
 		return record.Outcome{}, err
 	}
-	p, err := f.open(b, queueKey{topic, message.QueueIDOf(layout)})
+	p, err := f.open(b, queueKey{m.topic, message.QueueIDOf(m.layout)})
 	if err != nil {
 		return record.Outcome{}, err
 	}
 	if p == nil {
+		if m.kind == record.KindCopy { // nothing will ask for its timer any more
+			err = f.delay.Drop(b, m.timer)
+		}
+		return record.Outcome{Refused: true}, err
+	}
+	f.props.scan(message.PropertiesOf(m.layout))
+	e := entry{at, int32(commitlog.RecordSize(len(r.Payload))), f.props.tagHash()}
+	v := visible
+	if m.kind != record.KindMessage {
+		if v, err = f.wait(b, &m, e); err != nil {
+			return record.Outcome{}, err
+		}
+	}
+	offset := int64(0)
+	switch v {
+	case visible:
+		offset, err = f.enter(b, p, at, e)
+	case waiting:
+		err = f.noteHour(b, at)
+	case refused:
 		return record.Outcome{Refused: true}, nil
 	}
-	hour := kvindex.HourOf(b.Timestamp())
-	if err := f.noteHour(b, at, hour, p); err != nil {
+	if err != nil {
 		return record.Outcome{}, err
 	}
-	size := int32(commitlog.RecordSize(len(payload)))
-	f.props.scan(message.PropertiesOf(layout))
-	p.fresh.add(at, size, f.props.tagHash())
-	offset := p.max
-	p.max++
-	p.row = true
-	f.indexKeys(b, hour, p.topic, at, size, offset)
+	f.indexKeys(b, kvindex.HourOf(b.Timestamp()), p.topic, at, e.size, offset)
 	return record.Outcome{Offset: offset}, nil
 }
 
-// noteHour lists the hour and the queue in it.
+// entry is a message that is entered in a queue: where its record is, how large, and the hash of its tag.
+type entry struct {
+	position record.Position
+	size     int32
+	tag      int64
+}
+
+// enter gives a message the next offset of a queue; at is where the record stands that is applied.
+func (f *queueFold) enter(b *kvindex.Batch, p *pending, at record.Position, e entry) (offset int64, err error) {
+	if err := f.noteHour(b, at); err != nil {
+		return 0, err
+	}
+	if p.hour != f.hour {
+		f.key = kvindex.AppendBucketKey(f.key[:0], f.hour, p.topic, p.queue)
+		b.Put(f.key, nil)
+		p.hour = f.hour
+	}
+	p.fresh.add(e.position, e.size, e.tag)
+	offset = p.max
+	p.max++
+	p.row = true
+	return offset, nil
+}
+
+// noteHour makes the row of the batch's hour; enter lists the queues in it.
 //
 // The row of the hour itself stands under topic 0, queue 0, which no queue has. It says where the log was when the first
-// message of that hour came: all messages before that position belong to earlier hours. The rows of queues are empty.
+// message of that hour came: all messages before that position were stored in earlier hours. The rows of queues are empty.
 //
 //	┌────────────┬────────────┐
 //	│ position 8 │ time ms 8  │
 //	└────────────┴────────────┘
-func (f *queueFold) noteHour(b *kvindex.Batch, at record.Position, hour uint32, p *pending) error {
-	if hour != f.hour {
-		f.key = kvindex.AppendBucketKey(f.key[:0], hour, 0, 0)
-		_, ok, err := b.Get(f.key)
-		if err != nil {
-			return fmt.Errorf("queues: read hour %d: %w", hour, err)
-		}
-		if !ok {
-			f.val = binary.BigEndian.AppendUint64(f.val[:0], uint64(at))
-			f.val = binary.BigEndian.AppendUint64(f.val, uint64(b.Timestamp()))
-			b.Set(f.key, f.val)
-		}
-		f.hour = hour
+func (f *queueFold) noteHour(b *kvindex.Batch, at record.Position) error {
+	hour := kvindex.HourOf(b.Timestamp())
+	if hour == f.hour {
+		return nil
 	}
-	if hour != p.hour {
-		f.key = kvindex.AppendBucketKey(f.key[:0], hour, p.topic, p.queue)
-		b.Put(f.key, nil)
-		p.hour = hour
-		p.row = true
+	f.key = kvindex.AppendBucketKey(f.key[:0], hour, 0, 0)
+	_, ok, err := b.Get(f.key)
+	if err != nil {
+		return fmt.Errorf("queues: read hour %d: %w", hour, err)
 	}
+	if !ok {
+		f.val = binary.BigEndian.AppendUint64(f.val[:0], uint64(at))
+		f.val = binary.BigEndian.AppendUint64(f.val, uint64(b.Timestamp()))
+		b.Set(f.key, f.val)
+	}
+	f.hour = hour
 	return nil
 }
 
@@ -303,7 +343,7 @@ func (f *queueFold) splitRun(b *kvindex.Batch, p *pending, at int64) (err error)
 	return nil
 }
 
-// applyDropHour removes an hour of the key index and of the buckets. An hour that the batch's own time has not passed is
+// applyDropHour removes an hour of the key index and of the buckets, and what ended up to then. An hour that the batch's own time has not passed is
 // refused: the log's time never falls, so nothing can come to an hour after it was dropped.
 func (f *queueFold) applyDropHour(b *kvindex.Batch, payload []byte) (record.Outcome, error) {
 	hour, err := decodeDropHour(payload)
@@ -318,6 +358,9 @@ func (f *queueFold) applyDropHour(b *kvindex.Batch, payload []byte) (record.Outc
 	} {
 		b.DeleteRange(prefix, kvindex.PrefixEnd(prefix))
 	}
+	// What has ended may stand under hours in which no message came, and which nobody drops.
+	ended := kvindex.AppendEndedHourPrefix(nil, hour)
+	b.DeleteRange(ended[:1], kvindex.PrefixEnd(ended))
 	return record.Outcome{}, nil
 }
 

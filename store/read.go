@@ -219,28 +219,46 @@ func (s *Store) readSpan(span []Entry, buf *Buffer) (int, error) {
 		if i > 0 && at+int(e.Size) > len(raw) {
 			return i, nil
 		}
-		layout, err := parseMessage(raw[at:], int(e.Size))
+		m, err := parseMessage(raw[at:], int(e.Size))
 		if err != nil {
 			return i, s.corrupt(e.Position, err)
 		}
 		from := len(buf.B)
-		buf.B = append(buf.B, layout...)
+		buf.B = append(buf.B, m.layout...)
 		message.PatchQueueOffset(buf.B[from:], e.Offset)
+		if m.kind != record.KindMessage && e.StoreTime > 0 { // it came to its queue later than to the log
+			message.PatchStoreTimestamp(buf.B[from:], e.StoreTime)
+		}
 		buf.ends = append(buf.ends, len(buf.B))
 	}
 	return len(span), nil
 }
 
-// parseMessage checks the record at the front of raw against its checksum and what the index says of it, and returns the
-// stored layout.
-func parseMessage(raw []byte, size int) ([]byte, error) {
+// parseMessage checks the record at the front of raw against its checksum and what the index says of it, and takes it apart.
+func parseMessage(raw []byte, size int) (stored, error) {
 	rec, n, err := commitlog.ParseRecord(raw)
 	if err != nil {
-		return nil, err
+		return stored{}, err
 	}
-	if n != size || rec.Kind != record.KindMessage {
-		return nil, fmt.Errorf("the index has a message of %d bytes there, the log a %v of %d", size, rec.Kind, n)
+	if _, carries := headOf(rec.Kind); n != size || !carries {
+		return stored{}, fmt.Errorf("the index has a message of %d bytes there, the log a %v of %d", size, rec.Kind, n)
 	}
-	_, layout, err := splitMessage(rec.Payload)
-	return layout, err
+	return split(rec)
+}
+
+// ReadStored appends the stored layout of the message whose record of that size is at a position to buf.B and returns it, as it
+// was written, whatever has become of it since. Errors to decide on: commitlog.ErrGone, *commitlog.CorruptError.
+func (s *Store) ReadStored(pos record.Position, size int32, buf *Buffer) ([]byte, error) {
+	from := len(buf.B)
+	buf.B = slices.Grow(buf.B, int(size))
+	raw, err := s.log.ReadRaw(pos, int(size), buf.B[from:from+int(size)])
+	if err != nil {
+		return nil, fmt.Errorf("store: read message at %d: %w", pos, err)
+	}
+	m, err := parseMessage(raw, int(size))
+	if err != nil {
+		return nil, s.corrupt(pos, err)
+	}
+	buf.B = append(buf.B, m.layout...)
+	return buf.B[from:], nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/cairnmq/cairn/delay"
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
 	"github.com/cairnmq/cairn/message"
@@ -38,23 +39,107 @@ func AppendMessage(dst []byte, topic kvindex.ID, m *message.Message) ([]byte, er
 	return out, nil
 }
 
-// splitMessage takes the payload of a message's record apart. It looks at the lengths only: that the layout is whole was
-// settled when it was encoded, and the log's checksum keeps it so.
-func splitMessage(payload []byte) (topic kvindex.ID, layout []byte, err error) {
-	if len(payload) < topicBytes+leastLayout || int(binary.BigEndian.Uint32(payload[topicBytes:])) != len(payload)-topicBytes {
-		return 0, nil, fmt.Errorf("message record of %d bytes: %w", len(payload), errMalformed)
+// AppendDelayed appends the payload of a message's record of KindDelayed to dst, like AppendMessage. It becomes visible at the
+// due time (ms), or at once when that has passed when it is applied.
+//
+//	┌───────────┬──────────┬────────────────┐
+//	│ due ms 8  │ topic 8  │ stored layout… │
+//	└───────────┴──────────┴────────────────┘
+func AppendDelayed(dst []byte, due int64, topic kvindex.ID, m *message.Message) ([]byte, error) {
+	return AppendMessage(binary.BigEndian.AppendUint64(dst, uint64(due)), topic, m)
+}
+
+// AppendHalf appends the payload of a message's record of KindHalf to dst, like AppendMessage. The layout is that of the
+// message as it will be when it is committed; its prepared offset is filled in. Its producer is asked at firstCheck (ms).
+//
+//	┌───────────────────┬──────────┬────────────────┐
+//	│ first check ms 8  │ topic 8  │ stored layout… │
+//	└───────────────────┴──────────┴────────────────┘
+func AppendHalf(dst []byte, firstCheck int64, topic kvindex.ID, m *message.Message) ([]byte, error) {
+	return AppendMessage(binary.BigEndian.AppendUint64(dst, uint64(firstCheck)), topic, m)
+}
+
+// CopyRecord makes the record of a delayed message's body once more: to be visible now, when it fires, or to wait on.
+//
+//	┌───────────┬───────────┬──────────┬──────────┬────────────────┐
+//	│ due ms 8  │ origin 8  │ fired 1  │ topic 8  │ stored layout… │
+//	└───────────┴───────────┴──────────┴──────────┴────────────────┘
+func CopyRecord(at delay.Point, fired bool, topic kvindex.ID, layout []byte) record.Record {
+	p := make([]byte, 0, copyHead+topicBytes+len(layout))
+	p = binary.BigEndian.AppendUint64(p, uint64(at.Due))
+	p = binary.BigEndian.AppendUint64(p, uint64(at.Origin))
+	if p = append(p, 0); fired {
+		p[len(p)-1] = 1
 	}
-	return kvindex.ID(binary.BigEndian.Uint64(payload)), payload[topicBytes:], nil
+	p = append(binary.BigEndian.AppendUint64(p, uint64(topic)), layout...)
+	return record.Record{Kind: record.KindCopy, Payload: p}
+}
+
+const copyHead = 17
+
+// headOf is what a record that carries a message has before the topic's id; ok is false for other kinds.
+func headOf(k record.Kind) (bytes int, ok bool) {
+	switch k {
+	case record.KindMessage:
+		return 0, true
+	case record.KindDelayed, record.KindHalf:
+		return 8, true
+	case record.KindCopy:
+		return copyHead, true
+	}
+	return 0, false
+}
+
+// stored is a record that carries a message, taken apart. It aliases the record.
+type stored struct {
+	kind   record.Kind
+	topic  kvindex.ID
+	layout []byte
+	// timer of KindDelayed (without the origin, which is the record's position) and KindCopy.
+	timer delay.Point
+	fired bool  // KindCopy
+	check int64 // ms, KindHalf
+}
+
+// split takes a record that carries a message apart. It looks at the lengths only: that the layout is whole was settled when it
+// was encoded, and the log's checksum keeps it so.
+func split(r record.Record) (m stored, err error) {
+	head, ok := headOf(r.Kind)
+	if rest := len(r.Payload) - head - topicBytes; !ok || rest < leastLayout ||
+		int(binary.BigEndian.Uint32(r.Payload[head+topicBytes:])) != rest {
+		return stored{}, fmt.Errorf("%v record of %d bytes: %w", r.Kind, len(r.Payload), errMalformed)
+	}
+	m = stored{kind: r.Kind, topic: kvindex.ID(binary.BigEndian.Uint64(r.Payload[head:])), layout: r.Payload[head+topicBytes:]}
+	switch r.Kind {
+	case record.KindHalf:
+		m.check = int64(binary.BigEndian.Uint64(r.Payload))
+	case record.KindDelayed:
+		m.timer.Due = int64(binary.BigEndian.Uint64(r.Payload))
+	case record.KindCopy:
+		m.timer.Due = int64(binary.BigEndian.Uint64(r.Payload))
+		m.timer.Origin = record.Position(binary.BigEndian.Uint64(r.Payload[8:]))
+		if m.fired = r.Payload[16] == 1; r.Payload[16] > 1 {
+			return stored{}, fmt.Errorf("%v record: %w", r.Kind, errMalformed)
+		}
+	}
+	if m.check < 0 || m.timer.Due < 0 || m.timer.Origin < 0 {
+		return stored{}, fmt.Errorf("%v record: %w", r.Kind, errMalformed)
+	}
+	return m, nil
 }
 
 // seal completes a message with what only the log writer knows: the time of its batch and its place.
 func seal(timestamp int64, at record.Position, r *record.Record) {
-	if r.Kind != record.KindMessage {
+	head, ok := headOf(r.Kind)
+	if !ok {
 		return
 	}
-	layout := r.Payload[topicBytes:]
+	layout := r.Payload[head+topicBytes:]
 	message.PatchPhysicalOffset(layout, int64(at))
 	message.PatchStoreTimestamp(layout, timestamp)
+	if r.Kind == record.KindHalf {
+		message.PatchPreparedOffset(layout, int64(at))
+	}
 }
 
 // trim is one queue's new beginning.

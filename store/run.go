@@ -38,24 +38,33 @@ func (e *entries) reset() {
 	e.positions, e.sizes, e.tags = e.positions[:0], e.sizes[:0], e.tags[:0]
 }
 
-// runForm numbers the layout of run rows.
-const runForm = 1
+// Forms of run rows.
+const (
+	runRising = 1 // each entry lies behind the one before in the log
+	runMixed  = 2 // not so: messages that waited
+)
 
 // appendRun makes the value of a row in SpaceConsumeQueue: neighbours in one queue that came with one batch. The key
 // holds the last offset, so the first is last − count + 1. All entries became visible at the time of the batch. uv is an
-// unsigned varint; gap is the distance from the end of the entry before, 0 for the first.
+// unsigned varint; gap is the distance from the end of the entry before, 0 for the first. In form 2 the gap is signed: a zigzag
+// varint.
 //
 //	┌─────────┬───────────┬─────────────┬──────────────┬──── entry × count ──────────────┐
 //	│ form 1  │ count uv  │ time ms uv  │ position uv  │ gap uv │ size uv │ tag hash 4 BE │
 //	└─────────┴───────────┴─────────────┴──────────────┴─────────────────────────────────┘
 func appendRun(dst []byte, timestamp int64, e entries) []byte {
-	dst = append(dst, runForm)
+	form := e.form()
+	dst = append(dst, form)
 	dst = binary.AppendUvarint(dst, uint64(e.len()))
 	dst = binary.AppendUvarint(dst, uint64(timestamp))
 	dst = binary.AppendUvarint(dst, uint64(e.positions[0]))
 	end := e.positions[0]
 	for i, pos := range e.positions {
-		dst = binary.AppendUvarint(dst, uint64(pos-end))
+		if form == runRising {
+			dst = binary.AppendUvarint(dst, uint64(pos-end))
+		} else {
+			dst = binary.AppendVarint(dst, pos-end)
+		}
 		dst = binary.AppendUvarint(dst, uint64(e.sizes[i]))
 		dst = binary.BigEndian.AppendUint32(dst, uint32(e.tags[i]))
 		end = pos + int64(e.sizes[i])
@@ -63,8 +72,18 @@ func appendRun(dst []byte, timestamp int64, e entries) []byte {
 	return dst
 }
 
+func (e *entries) form() byte {
+	for i := 1; i < len(e.positions); i++ {
+		if e.positions[i] < e.positions[i-1]+int64(e.sizes[i-1]) {
+			return runMixed
+		}
+	}
+	return runRising
+}
+
 // run reads a run row from its front.
 type run struct {
+	form      byte
 	first     int64 // offset of the first entry
 	count     int
 	timestamp int64 // ms
@@ -75,7 +94,7 @@ type run struct {
 
 // openRun reads the head of the run whose last entry has offset last.
 func openRun(last int64, val []byte) (run, error) {
-	if len(val) == 0 || val[0] != runForm {
+	if len(val) == 0 || val[0] != runRising && val[0] != runMixed {
 		return run{}, fmt.Errorf("run row of %d bytes: %w", len(val), errMalformed)
 	}
 	rest := val[1:]
@@ -93,15 +112,15 @@ func openRun(last int64, val []byte) (run, error) {
 		return run{}, fmt.Errorf("run row of %d entries that ends at offset %d: %w", head[0], last, errMalformed)
 	}
 	return run{
-		first: last - int64(head[0]) + 1, count: int(head[0]), timestamp: int64(head[1]), position: int64(head[2]),
+		form: val[0], first: last - int64(head[0]) + 1, count: int(head[0]), timestamp: int64(head[1]), position: int64(head[2]),
 		end: int64(head[2]), rest: rest,
 	}, nil
 }
 
 // next reads the next entry; the caller counts to r.count.
 func (r *run) next() (position int64, size int32, tag int64, err error) {
-	gap, n := binary.Uvarint(r.rest)
-	if n <= 0 || gap > 1<<62 {
+	gap, n := r.gap()
+	if n <= 0 || gap > 1<<62 || r.end+gap < 0 {
 		return 0, 0, 0, fmt.Errorf("position in run row: %w", errMalformed)
 	}
 	r.rest = r.rest[n:]
@@ -111,9 +130,18 @@ func (r *run) next() (position int64, size int32, tag int64, err error) {
 	}
 	tag = int64(int32(binary.BigEndian.Uint32(r.rest[n:])))
 	r.rest = r.rest[n+4:]
-	position = r.end + int64(gap)
+	position = r.end + gap
 	r.end = position + int64(length)
 	return position, int32(length), tag, nil
+}
+
+// gap reads the distance from the end of the entry before.
+func (r *run) gap() (gap int64, n int) {
+	if r.form == runMixed {
+		return binary.Varint(r.rest)
+	}
+	v, n := binary.Uvarint(r.rest)
+	return int64(min(v, 1<<63-1)), n
 }
 
 // skip passes over n entries.

@@ -80,7 +80,7 @@ func FuzzDecodeRows(f *testing.F) {
 		_, _ = decodeDropHour(b)
 		_, _, _ = decodeKeyRow(b)
 		_, _ = decodeHour(b)
-		_, _, _ = splitMessage(b)
+		_, _ = split(record.Record{Kind: record.KindMessage, Payload: b})
 		_, _ = printRun(b, b)
 		eachWord(b, func(word []byte) bool {
 			if len(word) == 0 || bytes.IndexByte(word, ' ') >= 0 {

@@ -112,28 +112,33 @@ func (s *Store) entryAt(topic kvindex.ID, queue int32, offset int64, room []Entr
 }
 
 // ReadByPosition appends the stored layout of the message whose record is at position to buf.B, with its queue offset
-// filled in, and returns it. ErrNotFound when there is none: no message begins there, it was trimmed, or its topic was
-// deleted.
+// filled in, and returns it. One that is in no queue says why in its property PropState. ErrNotFound when there is none: no
+// message begins there, it was trimmed, or its topic was deleted.
 func (s *Store) ReadByPosition(pos record.Position, buf *Buffer) ([]byte, error) {
 	from := len(buf.B)
+	m, err := s.readAny(pos, buf)
+	if err != nil {
+		return nil, err
+	}
+	at, err := s.locate(&m, pos, unknownOffset)
+	if err != nil {
+		return nil, err
+	}
+	buf.B, err = at.appendTo(buf.B[:from], m.layout)
+	return buf.B[from:], err
+}
+
+// readAny reads the message whose record is at a position that came from outside. It aliases the room behind buf.B.
+func (s *Store) readAny(pos record.Position, buf *Buffer) (stored, error) {
 	rec, err := s.readRecord(pos, buf)
 	if err != nil {
-		return nil, err
+		return stored{}, err
 	}
-	if rec.Kind != record.KindMessage {
-		return nil, ErrNotFound
+	m, err := split(rec)
+	if err != nil || message.PhysicalOffsetOf(m.layout) != int64(pos) {
+		return stored{}, ErrNotFound // bytes of a body that look like a record
 	}
-	topic, layout, err := splitMessage(rec.Payload)
-	if err != nil || message.PhysicalOffsetOf(layout) != int64(pos) {
-		return nil, ErrNotFound // bytes of a body that look like a record
-	}
-	offset, err := s.offsetOf(topic, pos, layout)
-	if err != nil {
-		return nil, err
-	}
-	buf.B = append(buf.B[:from], layout...)
-	message.PatchQueueOffset(buf.B[from:], offset)
-	return buf.B[from:], nil
+	return m, nil
 }
 
 // readRecord reads a message's record of unknown size into the room behind buf.B. Where none can be read, that is
@@ -147,8 +152,13 @@ func (s *Store) readRecord(pos record.Position, buf *Buffer) (record.Record, err
 	if err != nil {
 		return record.Record{}, notFoundOr(pos, err)
 	}
-	head := commitlog.RecordSize(topicBytes)
-	if len(raw) < head+leastLayout {
+	const kindAt = 8 // in the record's header
+	if len(raw) <= kindAt {
+		return record.Record{}, ErrNotFound
+	}
+	head, carries := headOf(record.Kind(raw[kindAt]))
+	head = commitlog.RecordSize(head + topicBytes)
+	if !carries || len(raw) < head+leastLayout {
 		return record.Record{}, ErrNotFound
 	}
 	size := head + int(binary.BigEndian.Uint32(raw[head:]))
@@ -197,46 +207,4 @@ func notFoundOr(pos record.Position, err error) error {
 		return ErrNotFound
 	}
 	return fmt.Errorf("store: read record at %d: %w", pos, err)
-}
-
-// offsetOf finds the queue offset of the message at pos: in the index row of its unique id, else by a search for the
-// position, which rises with the offset.
-func (s *Store) offsetOf(topic kvindex.ID, pos record.Position, layout []byte) (int64, error) {
-	queue := message.QueueIDOf(layout)
-	if id, ok := message.Property(message.PropertiesOf(layout), message.PropUniqueKey); ok {
-		ms := message.StoreTimestampOf(layout)
-		key := kvindex.AppendKeyIndexKey(nil, kvindex.HourOf(ms), topic, kvindex.IndexUniqueID, hashBytes(kvindex.IndexUniqueID, id), ms, int64(pos))
-		val, ok, err := s.engine.Get(key, nil)
-		if err != nil {
-			return 0, fmt.Errorf("store: read key index: %w", err)
-		}
-		if ok {
-			offset, _, err := decodeKeyRow(val)
-			if err != nil {
-				return 0, err
-			}
-			low, high, err := s.Bounds(topic, queue)
-			if err == nil && (offset < low || offset >= high) {
-				err = ErrNotFound
-			}
-			return offset, err
-		}
-	}
-	found, first, _, err := s.searchRuns(topic, queue, func(r run) bool { return r.position > int64(pos) })
-	if err != nil {
-		return 0, err
-	}
-	if found == first {
-		return 0, ErrNotFound
-	}
-	entries, err := s.Entries(topic, queue, max(found-runEntries, first), runEntries, nil)
-	if err != nil {
-		return 0, err
-	}
-	for _, e := range entries {
-		if e.Position == pos {
-			return e.Offset, nil
-		}
-	}
-	return 0, ErrNotFound
 }

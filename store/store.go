@@ -1,8 +1,8 @@
 // Package store joins log and index: append → durable → fold → visible, and the reads of queues, keys and times.
 //
 // Order of reading: this file (open and close), folder.go (how a committed batch becomes visible), records.go and
-// queues.go (what messages become: runs, bounds, buckets, key index), run.go (their bytes), then the reads: read.go,
-// search.go, query.go; expire.go (retention), durable.go (what of the view is on disk), restore.go and verify.go (the
+// queues.go (what messages become: runs, bounds, buckets, key index), later.go (those that wait), run.go (their bytes), then the reads: read.go,
+// search.go, query.go, place.go (where a message is that waited); expire.go (retention), durable.go (what of the view is on disk), restore.go and verify.go (the
 // view against the log).
 //
 // Rules of the package:
@@ -28,10 +28,12 @@ import (
 
 	"github.com/cairnmq/cairn/catalog"
 	"github.com/cairnmq/cairn/commitlog"
+	"github.com/cairnmq/cairn/delay"
 	"github.com/cairnmq/cairn/internal/clock"
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
 	"github.com/cairnmq/cairn/pop"
+	"github.com/cairnmq/cairn/txn"
 )
 
 // Errors that callers decide on, beside those of commitlog.
@@ -75,6 +77,8 @@ type Arrival struct {
 type Store struct {
 	Catalog *catalog.Catalog
 	Pop     *pop.State
+	Delay   *delay.State
+	Txn     *txn.State
 
 	opts   Options
 	more   moreFolds
@@ -166,6 +170,7 @@ func open(ctx context.Context, opts Options, more moreFolds) (_ *Store, err erro
 	}
 	s.folder = newFolder(s.engine, more)
 	s.Catalog, s.queues = s.folder.catalog, s.folder.queues
+	s.Delay, s.Txn = s.folder.delay, s.folder.txn
 	for _, fold := range s.folder.folds {
 		if state, ok := fold.(*pop.State); ok {
 			s.Pop = state
@@ -252,10 +257,10 @@ func (s *Store) Propose(p *commitlog.Proposal) error {
 		if s.folder.owner[r.Kind] == 0 {
 			return fmt.Errorf("store: record of kind %v: %w", r.Kind, errMalformed)
 		}
-		if r.Kind != record.KindMessage {
+		if _, carries := headOf(r.Kind); !carries {
 			continue
 		}
-		if _, _, err := splitMessage(r.Payload); err != nil {
+		if _, err := split(*r); err != nil {
 			return fmt.Errorf("store: %w", err)
 		}
 	}
