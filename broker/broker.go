@@ -11,6 +11,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ import (
 
 	"github.com/cairnmq/cairn/catalog"
 	"github.com/cairnmq/cairn/commitlog"
+	"github.com/cairnmq/cairn/delay"
 	"github.com/cairnmq/cairn/internal/clock"
 	"github.com/cairnmq/cairn/store"
 )
@@ -37,6 +39,12 @@ const (
 
 	defaultQueues         = 8
 	defaultMaxMessageSize = 4 << 20
+
+	defaultMaxDelay           = 365 * 24 * time.Hour
+	defaultTransactionTimeout = 6 * time.Second
+	defaultCheckInterval      = 30 * time.Second
+	defaultMaxChecks          = 15
+	defaultMaxChecksPerSecond = 1000
 )
 
 // Options of a broker.
@@ -49,9 +57,18 @@ type Options struct {
 	AutoCreateGroups bool                  // consumer groups are made on demand
 	DefaultQueues    int32                 // queues of a topic made on demand, default 8
 	MaxMessageSize   int                   // bytes of a body, default 4 MiB
+	DelayLevels      delay.Levels          // default delay.DefaultLevels
+	MaxDelay         time.Duration         // longest delay that a message may ask for, its level's apart; default 365 days
 	Clock            clock.Clock           // default the machine's
 	Logger           zerolog.Logger        //
 	Registerer       prometheus.Registerer // nil: no metrics
+
+	// Transactions: how long after a half message its producer is first asked, when the message does not say; how long after
+	// a question the next one comes; how many there are for one message, and how many a producer group gets in a second.
+	TransactionTimeout time.Duration // default 6 s
+	CheckInterval      time.Duration // default 30 s
+	MaxChecks          int32         // default 15
+	MaxChecksPerSecond int           // default 1000
 }
 
 func (o *Options) setDefaults() error {
@@ -70,6 +87,9 @@ func (o *Options) setDefaults() error {
 	if o.Clock == nil {
 		o.Clock = clock.System
 	}
+	if err := o.setTimeDefaults(); err != nil {
+		return err
+	}
 	for _, name := range []string{o.ClusterName, o.BrokerName} {
 		if err := catalog.ValidateTopicName(name); err != nil {
 			return fmt.Errorf("cluster and broker names are topics too: %w", err)
@@ -77,6 +97,24 @@ func (o *Options) setDefaults() error {
 	}
 	if o.DefaultQueues < 1 || o.DefaultQueues > maxQueues {
 		return fmt.Errorf("%d default queues are not within 1 to %d", o.DefaultQueues, maxQueues)
+	}
+	return nil
+}
+
+// setTimeDefaults is setDefaults for delays and transactions.
+func (o *Options) setTimeDefaults() (err error) {
+	if len(o.DelayLevels) == 0 {
+		if o.DelayLevels, err = delay.ParseLevels(delay.DefaultLevels); err != nil {
+			return err
+		}
+	}
+	o.MaxDelay = cmp.Or(o.MaxDelay, defaultMaxDelay)
+	o.TransactionTimeout = cmp.Or(o.TransactionTimeout, defaultTransactionTimeout)
+	o.CheckInterval = cmp.Or(o.CheckInterval, defaultCheckInterval)
+	o.MaxChecks = cmp.Or(o.MaxChecks, defaultMaxChecks)
+	o.MaxChecksPerSecond = cmp.Or(o.MaxChecksPerSecond, defaultMaxChecksPerSecond)
+	if o.MaxDelay < 0 || o.TransactionTimeout < 0 || o.CheckInterval < 0 || o.MaxChecks < 0 || o.MaxChecksPerSecond < 0 {
+		return errors.New("longest delay, transaction timeout, check interval and numbers of checks must not be negative")
 	}
 	return nil
 }
