@@ -246,10 +246,19 @@ func parseMessage(raw []byte, size int) (stored, error) {
 	return split(rec)
 }
 
-// ReadStored appends the stored layout of the message whose record of that size is at a position to buf.B and returns it, as it
-// was written, whatever has become of it since. Errors to decide on: commitlog.ErrGone, *commitlog.CorruptError.
+// ReadStored appends the stored layout of the message whose record of that size (0: not known, the position came from outside)
+// is at a position to buf.B and returns it, as it was written, whatever has become of it since. Errors to decide on:
+// commitlog.ErrGone, *commitlog.CorruptError; with size 0 ErrNotFound.
 func (s *Store) ReadStored(pos record.Position, size int32, buf *Buffer) ([]byte, error) {
 	from := len(buf.B)
+	if size == 0 {
+		m, err := s.readAny(pos, buf)
+		if err != nil {
+			return nil, err
+		}
+		buf.B = append(buf.B, m.layout...)
+		return buf.B[from:], nil
+	}
 	buf.B = slices.Grow(buf.B, int(size))
 	raw, err := s.log.ReadRaw(pos, int(size), buf.B[from:from+int(size)])
 	if err != nil {
