@@ -228,7 +228,7 @@ func (s *Store) deletable(cutoff int64) (int64, error) {
 	if ok {
 		newest = min(newest, t.Due)
 	}
-	newest -= delay.Horizon.Milliseconds()
+	newest -= s.opts.horizon.Milliseconds()
 	err = s.Delay.EachLong(math.MaxUint32, func(stored uint32, _ delay.Point) bool {
 		newest = min(newest, int64(stored)*hour)
 		return false

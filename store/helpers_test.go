@@ -53,7 +53,7 @@ func skipWithoutMemory(t testing.TB) {
 func testOptions(p place, c clock.Clock) Options {
 	return Options{
 		FS: p.fs, Dir: p.dir, Engine: testEngine, SegmentSize: 64 << 10, CacheBytes: 8 << 20, Clock: c,
-		Logger: zerolog.Nop(),
+		Logger: zerolog.Nop(), horizon: time.Millisecond,
 	}
 }
 

@@ -62,6 +62,8 @@ type Options struct {
 	// OnApplied is called by the folder goroutine after each applied batch became visible; it must not block. The slice is
 	// reused after it returns.
 	OnApplied func(arrivals []Arrival)
+	// horizon is delay.Horizon but in tests that have nothing that waits.
+	horizon time.Duration
 }
 
 // Arrival says that a queue grew.
@@ -138,6 +140,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Clock == nil {
 		o.Clock = clock.System
+	}
+	if o.horizon == 0 {
+		o.horizon = delay.Horizon
 	}
 	return o, nil
 }
