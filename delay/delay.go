@@ -22,10 +22,9 @@ package delay
 import (
 	"encoding/binary"
 	"fmt"
-	"sync"
-	"sync/atomic"
 	"time"
 
+	"github.com/cairnmq/cairn/internal/due"
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
 )
@@ -58,20 +57,14 @@ type Timer struct {
 // State is the Fold of timers and the reads of their rows. Reads are safe for concurrent use and see the latest applied state;
 // Add, Take, Move, Apply, Finish and Publish belong to the folder's goroutine.
 type State struct {
-	engine  kvindex.Reader
-	fold    fold
-	changed chan struct{}
-	wake    atomic.Int64 // ms: Changed tells of timers that are due earlier
-	mu      struct {
-		sync.Mutex
-		floor int64 // ms: no timer is due earlier
-		epoch uint64
-	}
+	engine kvindex.Reader
+	fold   fold
+	floor  *due.Floor // of due times
 }
 
 // New returns the state that e holds.
 func New(e kvindex.Engine) *State {
-	return &State{engine: e, changed: make(chan struct{}, 1), fold: newFold()}
+	return &State{engine: e, fold: newFold(), floor: due.NewFloor()}
 }
 
 var (
@@ -79,59 +72,36 @@ var (
 	_ kvindex.Releaser = (*State)(nil)
 )
 
-// Changed receives when a timer was added that is due before all others, or may be.
-func (s *State) Changed() <-chan struct{} { return s.changed }
+// Changed receives when a timer was added that is due before the one that Next found last, or may be. One goroutine waits for
+// it.
+func (s *State) Changed() <-chan struct{} { return s.floor.Changed() }
 
 // Publish lets the floor follow the batch that was just committed.
 func (s *State) Publish() {
-	low := s.fold.low
-	s.fold.low = noTime
-	if low == noTime {
-		return
-	}
-	s.mu.Lock()
-	s.mu.epoch++
-	s.mu.floor = min(s.mu.floor, low)
-	s.mu.Unlock()
-	if low < s.wake.Load() {
-		select {
-		case s.changed <- struct{}{}:
-		default:
-		}
-	}
+	s.floor.Lower(s.fold.low)
+	s.fold.low = due.Never
 }
 
 // Next is the timer that fires first; ok is false when there is none. After it, Changed tells of any that would fire before.
 func (s *State) Next() (t Timer, ok bool, err error) {
-	s.wake.Store(noTime)
-	s.mu.Lock()
-	from, epoch := s.mu.floor, s.mu.epoch
-	s.mu.Unlock()
-	err = s.Each(Point{Due: from}, func(first *Timer) bool {
-		t, ok = *first, true
-		return false
+	err = s.floor.First(func(from int64) (int64, error) {
+		t.Due = due.Never
+		err := s.Each(Point{Due: from}, func(first *Timer) bool {
+			t, ok = *first, true
+			return false
+		})
+		return t.Due, err
 	})
-	if err != nil {
+	if err != nil || !ok {
 		return Timer{}, false, err
 	}
-	if ok {
-		s.wake.Store(t.Due)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.mu.epoch == epoch && ok {
-		s.mu.floor = t.Due
-	}
-	return t, ok, nil
+	return t, true, nil
 }
 
 // Due appends the timers that are due at now (ms) to dst, at most so many, in the order in which they fire.
 func (s *State) Due(now int64, most int, dst []Timer) ([]Timer, error) {
-	s.mu.Lock()
-	from := s.mu.floor
-	s.mu.Unlock()
 	end := len(dst) + most
-	err := s.Each(Point{Due: from}, func(t *Timer) bool {
+	err := s.Each(Point{Due: s.floor.At()}, func(t *Timer) bool {
 		if t.Due > now || len(dst) == end {
 			return false
 		}

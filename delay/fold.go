@@ -1,17 +1,14 @@
 package delay
 
 import (
-	"encoding/binary"
 	"fmt"
-	"math"
 	"slices"
 
 	"github.com/cairnmq/cairn/internal/codec"
+	"github.com/cairnmq/cairn/internal/due"
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
 )
-
-const noTime = math.MaxInt64
 
 // fold is what the folder's goroutine needs. Nothing in it outlives a log batch but memory to reuse and what
 // Publish tells others.
@@ -35,7 +32,7 @@ type levelCount struct {
 	n     int64
 }
 
-func newFold() fold { return fold{low: noTime} }
+func newFold() fold { return fold{low: due.Never} }
 
 // Kinds lists the record kinds that the fold applies. Those that carry a message are the store's, which calls Add, Take and
 // Move.
@@ -327,61 +324,5 @@ func (f *fold) countLevel(b *kvindex.Batch, level int32, added LevelCount) error
 	}
 	f.val = appendLevel(f.val[:0], LevelCount{In: c.In + added.In, Out: c.Out + added.Out})
 	b.Set(f.key, f.val)
-	return nil
-}
-
-// Check looks through all rows of r and says what of this package's rules does not hold: a counter that is not the number of
-// its rows, a long timer that is not listed, or listed and not there. nil when all is well. Timers of deleted topics have
-// no counter.
-func Check(r kvindex.Reader) error {
-	counted, listed := map[kvindex.ID]int64{}, 0
-	space := []byte{byte(kvindex.SpaceTimer)}
-	err := kvindex.EachRow(r, space, kvindex.PrefixEnd(space), func(key, val []byte) (bool, error) {
-		var t Timer
-		if err := t.decode(key, val); err != nil {
-			return false, err
-		}
-		counted[t.Topic]++
-		if t.Hour == 0 {
-			return true, nil
-		}
-		listed++
-		_, ok, err := r.Get(kvindex.AppendLongTimerKey(nil, t.Hour, t.Due, int64(t.Origin)), nil)
-		if err == nil && !ok {
-			err = fmt.Errorf("the timer of origin %d is not listed under hour %d", t.Origin, t.Hour)
-		}
-		return err == nil, err
-	})
-	if err == nil {
-		space = []byte{byte(kvindex.SpaceLongTimer)}
-		err = kvindex.EachRow(r, space, kvindex.PrefixEnd(space), func([]byte, []byte) (bool, error) {
-			listed--
-			return true, nil
-		})
-	}
-	if err == nil && listed != 0 {
-		err = fmt.Errorf("%d long timers more than are listed", listed)
-	}
-	if err == nil {
-		space = []byte{byte(kvindex.SpaceTimerCounter)}
-		err = kvindex.EachRow(r, space, kvindex.PrefixEnd(space), func(key, val []byte) (bool, error) {
-			topic := kvindex.ID(binary.BigEndian.Uint64(key[1:]))
-			n, err := decodeCounter(val)
-			if err == nil && n != counted[topic] {
-				err = fmt.Errorf("topic id %d: the counter says %d timers, there are %d", topic, n, counted[topic])
-			}
-			delete(counted, topic)
-			return err == nil, err
-		})
-	}
-	for topic := range counted {
-		_, ok, gerr := r.Get(kvindex.AppendTopicIDKey(nil, topic), nil)
-		if err == nil && (gerr != nil || ok) {
-			err = fmt.Errorf("topic id %d has timers and no counter (%w)", topic, gerr)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("delay: check: %w", err)
-	}
 	return nil
 }

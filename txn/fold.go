@@ -1,16 +1,14 @@
 package txn
 
 import (
-	"encoding/binary"
 	"fmt"
 	"math"
 
 	"github.com/cairnmq/cairn/internal/codec"
+	"github.com/cairnmq/cairn/internal/due"
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
 )
-
-const noTime = math.MaxInt64
 
 // fold is what the folder's goroutine needs. Nothing in it outlives a log batch but memory to reuse and what Publish tells
 // others.
@@ -20,6 +18,8 @@ type fold struct {
 	checks   []Check
 	key, val []byte
 }
+
+func newFold() fold { return fold{low: due.Never} }
 
 // Kinds lists the record kinds that the fold applies. That which carries a message is the store's, which calls Add.
 func (s *State) Kinds() []record.Kind { return []record.Kind{record.KindEnd, record.KindCheck} }
@@ -189,71 +189,5 @@ func (f *fold) count(b *kvindex.Batch, topic kvindex.ID, more Count, make bool) 
 	}
 	f.val = appendCount(f.val[:0], c)
 	b.Set(f.key, f.val)
-	return nil
-}
-
-// Check looks through all rows of r and says what of this package's rules does not hold: a half message without its check, a
-// check without its half message, a counter that is not the number of its rows. nil when all is well. Half messages of
-// deleted topics have no counter.
-func CheckRows(r kvindex.Reader) error {
-	counted, checks := map[kvindex.ID]Count{}, 0
-	each := func(space kvindex.Space, f func(key, val []byte) (bool, error)) error {
-		lower := []byte{byte(space)}
-		return kvindex.EachRow(r, lower, kvindex.PrefixEnd(lower), f)
-	}
-	err := each(kvindex.SpaceHalf, func(key, val []byte) (bool, error) {
-		var h Half
-		if err := h.decode(key, val); err != nil {
-			return false, err
-		}
-		n := counted[h.Topic]
-		n.Open++
-		counted[h.Topic] = n
-		checks++
-		_, ok, err := r.Get(kvindex.AppendHalfCheckKey(nil, h.CheckAt, int64(h.Position)), nil)
-		if err == nil && !ok {
-			err = fmt.Errorf("the half message at %d has no check at its time", h.Position)
-		}
-		return err == nil, err
-	})
-	if err == nil {
-		err = each(kvindex.SpaceHalfCheck, func([]byte, []byte) (bool, error) {
-			checks--
-			return true, nil
-		})
-	}
-	if err == nil && checks != 0 {
-		err = fmt.Errorf("%d half messages more than checks", checks)
-	}
-	if err == nil {
-		err = each(kvindex.SpaceParked, func(key, val []byte) (bool, error) {
-			var h Half
-			err := h.decode(key, val)
-			n := counted[h.Topic]
-			n.Parked++
-			counted[h.Topic] = n
-			return err == nil, err
-		})
-	}
-	if err == nil {
-		err = each(kvindex.SpaceHalfCounter, func(key, val []byte) (bool, error) {
-			topic := kvindex.ID(binary.BigEndian.Uint64(key[1:]))
-			n, err := decodeCount(val)
-			if err == nil && n != counted[topic] {
-				err = fmt.Errorf("topic id %d: the counter says %+v, there are %+v", topic, n, counted[topic])
-			}
-			delete(counted, topic)
-			return err == nil, err
-		})
-	}
-	for topic := range counted {
-		_, ok, gerr := r.Get(kvindex.AppendTopicIDKey(nil, topic), nil)
-		if err == nil && (gerr != nil || ok) {
-			err = fmt.Errorf("topic id %d has half messages and no counter (%w)", topic, gerr)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("txn: check: %w", err)
-	}
 	return nil
 }

@@ -18,9 +18,8 @@ package txn
 import (
 	"encoding/binary"
 	"fmt"
-	"sync"
-	"sync/atomic"
 
+	"github.com/cairnmq/cairn/internal/due"
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
 )
@@ -72,20 +71,14 @@ type Count struct{ Open, Parked int64 }
 // State is the Fold of half messages and the reads of their rows. Reads are safe for concurrent use and see the latest applied
 // state; Add, Apply, Finish and Publish belong to the folder's goroutine.
 type State struct {
-	engine  kvindex.Reader
-	fold    fold
-	changed chan struct{}
-	wake    atomic.Int64 // ms: Changed tells of checks that are due earlier
-	mu      struct {
-		sync.Mutex
-		floor int64 // ms: no check is due earlier
-		epoch uint64
-	}
+	engine kvindex.Reader
+	fold   fold
+	floor  *due.Floor // of check times
 }
 
 // New returns the state that e holds.
 func New(e kvindex.Engine) *State {
-	return &State{engine: e, changed: make(chan struct{}, 1), fold: fold{low: noTime}}
+	return &State{engine: e, fold: newFold(), floor: due.NewFloor()}
 }
 
 var (
@@ -93,58 +86,36 @@ var (
 	_ kvindex.Releaser = (*State)(nil)
 )
 
-// Changed receives when a check was added that is due before all others, or may be.
-func (s *State) Changed() <-chan struct{} { return s.changed }
+// Changed receives when a check was added that is due before what NextCheck found last, or may be. One goroutine waits for it.
+func (s *State) Changed() <-chan struct{} { return s.floor.Changed() }
 
 // Publish lets the floor follow the batch that was just committed.
 func (s *State) Publish() {
-	low := s.fold.low
-	s.fold.low = noTime
-	if low == noTime {
-		return
-	}
-	s.mu.Lock()
-	s.mu.epoch++
-	s.mu.floor = min(s.mu.floor, low)
-	s.mu.Unlock()
-	if low < s.wake.Load() {
-		select {
-		case s.changed <- struct{}{}:
-		default:
-		}
-	}
+	s.floor.Lower(s.fold.low)
+	s.fold.low = due.Never
 }
 
 // NextCheck is the time (ms) of the earliest check; ok is false when there is none. After it, Changed tells of any that is
 // earlier.
 func (s *State) NextCheck() (at int64, ok bool, err error) {
-	s.wake.Store(noTime)
-	s.mu.Lock()
-	from, epoch := s.mu.floor, s.mu.epoch
-	s.mu.Unlock()
-	err = s.eachCheck(from, func(checkAt int64, _ record.Position) bool {
-		at, ok = checkAt, true
-		return false
+	err = s.floor.First(func(from int64) (int64, error) {
+		at = due.Never
+		err := s.eachCheck(from, func(checkAt int64, _ record.Position) bool {
+			at, ok = checkAt, true
+			return false
+		})
+		return at, err
 	})
 	if err != nil || !ok {
 		return 0, false, err
-	}
-	s.wake.Store(at)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.mu.epoch == epoch {
-		s.mu.floor = at
 	}
 	return at, true, nil
 }
 
 // Due appends the half messages that are to be checked at now (ms) to dst, at most so many, in the order of their checks.
 func (s *State) Due(now int64, most int, dst []Half) ([]Half, error) {
-	s.mu.Lock()
-	from := s.mu.floor
-	s.mu.Unlock()
 	var places []record.Position
-	err := s.eachCheck(from, func(checkAt int64, at record.Position) bool {
+	err := s.eachCheck(s.floor.At(), func(checkAt int64, at record.Position) bool {
 		if checkAt > now || len(places) == most {
 			return false
 		}
