@@ -3,6 +3,7 @@ package delay
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/cairnmq/cairn/internal/codec"
 	"github.com/cairnmq/cairn/internal/due"
@@ -66,10 +67,15 @@ func (s *State) Finish(*kvindex.Batch) error {
 	return nil
 }
 
-// Add writes the row of a new timer whose topic exists; t.Hour is set here.
+// Add writes the row of a new timer whose topic exists. t.Hour is the hour in which its body was stored, 0 when that is now; it
+// is set here to what the row says.
 func (s *State) Add(b *kvindex.Batch, t *Timer) error {
 	f := &s.fold
-	f.write(b, t, b.Timestamp())
+	stored := b.Timestamp()
+	if t.Hour != 0 {
+		stored = min(stored, int64(t.Hour)*time.Hour.Milliseconds())
+	}
+	f.write(b, t, stored)
 	f.fresh = append(f.fresh, t.Point)
 	f.low = min(f.low, t.Due)
 	if err := f.count(b, t.Topic, 1, true); err != nil {

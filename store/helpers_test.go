@@ -11,10 +11,12 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/cairnmq/cairn/catalog"
+	"github.com/cairnmq/cairn/commitlog"
 	"github.com/cairnmq/cairn/internal/clock"
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
 	"github.com/cairnmq/cairn/message"
+	"github.com/cairnmq/cairn/txn"
 )
 
 var epoch = time.Date(2026, 3, 1, 12, 30, 0, 0, time.UTC)
@@ -185,4 +187,24 @@ func bodies(ms []message.Message) []string {
 		out = append(out, string(m.Body))
 	}
 	return out
+}
+
+// proposal appends recs as one proposal and answers it, positions and all.
+func proposal(t tb, s *Store, recs []record.Record) *commitlog.Proposal {
+	t.Helper()
+	done := make(chan struct{})
+	p := &commitlog.Proposal{Records: recs, Done: func(*commitlog.Proposal) { close(done) }}
+	if err := s.Propose(p); err != nil {
+		t.Fatalf("propose: %v", err)
+	}
+	<-done
+	if p.Err != nil {
+		t.Fatalf("proposal: %v", p.Err)
+	}
+	return p
+}
+
+// endProposal commits a half message; nobody waits for it.
+func endProposal(at record.Position) *commitlog.Proposal {
+	return &commitlog.Proposal{Records: []record.Record{txn.End{Position: at, Action: txn.Commit}.Record()}, Done: func(*commitlog.Proposal) {}}
 }

@@ -68,7 +68,7 @@ func (f *queueFold) release(b *kvindex.Batch, at record.Position, released []kvi
 			ended = kvindex.Ended{Outcome: kvindex.OutcomeScheduled, Number: r.Due}
 			err = f.delay.Add(b, &delay.Timer{
 				Point: delay.Point{Due: r.Due, Origin: r.Position}, Topic: r.Topic, Queue: r.Queue, Position: r.Position,
-				Size: r.Size, TagHash: r.TagHash,
+				Size: r.Size, TagHash: r.TagHash, Hour: r.Hour,
 			})
 		} else {
 			ended.Number, err = f.enter(b, p, at, entry{r.Position, r.Size, r.TagHash})

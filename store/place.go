@@ -122,6 +122,8 @@ func (s *Store) locateHalf(queue queueKey, pos record.Position, storedAt int64) 
 		return located{offset: ended.Number, time: e.StoreTime}, err
 	case ended.Outcome == kvindex.OutcomeScheduled:
 		return s.locateTimer(queue, delay.Point{Due: ended.Number, Origin: pos}, pos)
+	case ended.Outcome == kvindex.OutcomeRecalled: // due in the hour in which it was stored: the same row
+		return located{state: "recalled"}, nil
 	}
 	return located{state: "transaction " + ended.Outcome.String()}, nil
 }
