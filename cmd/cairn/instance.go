@@ -105,7 +105,8 @@ func start(ctx context.Context, cfg configs.Config, log zerolog.Logger) (_ *inst
 	}, broker.Options{
 		ClusterName: cfg.Cluster, BrokerName: cfg.Name, Advertise: advertised("remoting"), AdvertiseGRPC: advertised("grpc"),
 		AutoCreateTopics: cfg.AutoCreateTopics, AutoCreateGroups: cfg.AutoCreateGroups, DefaultQueues: int32(cfg.DefaultQueues),
-		MaxMessageSize: int(cfg.MaxMessageSize), Clock: clock.System, Logger: log, Registerer: registry,
+		MaxMessageSize: int(cfg.MaxMessageSize), DelayLevels: cfg.Levels(), MaxDelay: cfg.MaxDelay,
+		TransactionTimeout: cfg.TxTimeout, CheckInterval: cfg.TxCheckInterval, MaxChecks: int32(cfg.TxMaxChecks), Clock: clock.System, Logger: log, Registerer: registry,
 	})
 	if err != nil {
 		return nil, err
@@ -124,7 +125,7 @@ func start(ctx context.Context, cfg configs.Config, log zerolog.Logger) (_ *inst
 		in.serve("nameserver", ln, d.Serve, d.Close)
 	}
 	if ln := listeners["http"]; ln != nil {
-		d := doorhttp.New(registry, in.broker.Store().Health, log)
+		d := doorhttp.New(in.broker, registry, in.broker.Store().Health, log)
 		in.serve("http", ln, d.Serve, d.Close)
 	}
 	if len(cfg.NameServers) > 0 {

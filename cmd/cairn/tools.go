@@ -34,6 +34,10 @@ func (t *tools) flags(c *cobra.Command) {
 		def = "127.0.0.1:9876"
 	}
 	c.PersistentFlags().StringVarP(&t.nameServer, "nameserver", "n", def, "name server, host:port (or CAIRN_NAMESERVER)")
+	t.outputFlags(c)
+}
+
+func (t *tools) outputFlags(c *cobra.Command) {
 	c.PersistentFlags().StringVarP(&t.output, "output", "o", "text", "text or json")
 	c.PersistentFlags().DurationVar(&t.timeout, "timeout", 10*time.Second, "limit of one request")
 }

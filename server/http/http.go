@@ -1,4 +1,7 @@
-// Package http is the door for people and machines that watch the broker: health, readiness, metrics and profiles.
+// Package http is the door for people and machines that watch the broker: health, readiness, metrics and profiles, and verbs
+// in JSON for what no RocketMQ request covers: the lists of timers and half messages, and how to end what is in them.
+//
+// Read http.go first, then api.go (requests, answers and refusals in JSON), timers.go, transactions.go.
 package http
 
 import (
@@ -18,7 +21,7 @@ import (
 // Health says whether the broker takes writes: nil, or why not. Safe for concurrent use; it must answer at once.
 type Health func() error
 
-// Door serves /healthz, /readyz, /metrics and /debug/pprof.
+// Door serves /healthz, /readyz, /metrics, /debug/pprof, and JSON under /v1/.
 //
 //   - /healthz answers 200 while the process can do its work, also when the disk is full: a restart would not help.
 //   - /readyz answers 200 while writes are accepted, else 503 with the reason.
@@ -26,8 +29,8 @@ type Door struct {
 	srv *http.Server
 }
 
-// New makes a door over a metrics gatherer and a health check.
-func New(gatherer prometheus.Gatherer, health Health, log zerolog.Logger) *Door {
+// New makes a door over a broker's verbs, a metrics gatherer and a health check.
+func New(verbs Verbs, gatherer prometheus.Gatherer, health Health, log zerolog.Logger) *Door {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
@@ -44,6 +47,7 @@ func New(gatherer prometheus.Gatherer, health Health, log zerolog.Logger) *Door 
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	(&api{verbs: verbs, log: log, reads: make(chan struct{}, maxReads)}).register(mux)
 	return &Door{srv: &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}}
 }
 

@@ -20,7 +20,7 @@ func TestDoor(t *testing.T) {
 	reg.MustRegister(c)
 	c.Inc()
 	var full atomic.Bool
-	d := New(reg, func() error {
+	d := New(nil, reg, func() error {
 		if full.Load() {
 			return errors.New("disk full")
 		}
