@@ -52,7 +52,7 @@ func (f *fakeVerbs) Timers(q broker.TimerQuery) ([]broker.TimerInfo, bool, error
 func (f *fakeVerbs) TimerHistogram(_ context.Context, q broker.TimerQuery, width int64) (out []broker.TimerBucket, err error) {
 	f.counts++
 	for _, t := range f.selected(q) {
-		from := t.Due - t.Due%width
+		from := t.Due - (t.Due-q.From)%width
 		if n := len(out); n == 0 || out[n-1].From != from {
 			out = append(out, broker.TimerBucket{From: from})
 		}
@@ -199,6 +199,25 @@ func TestTimerHistogramFindsItsWidth(t *testing.T) {
 		if h.Width != c.width.Milliseconds() || total != 5800 || f.counts > 4 || len(h.Buckets) > 40 {
 			t.Errorf("%s: %d counted in %d steps of %d ms, %d requests", c.name, total, len(h.Buckets), h.Width, f.counts)
 		}
+	}
+}
+
+// TestTimerHistogramKeepsToItsWindow: a window that is given begins the first row, and nothing outside of it is counted.
+func TestTimerHistogramKeepsToItsWindow(t *testing.T) {
+	first := time.Now().Add(time.Hour).Truncate(time.Hour)
+	f := &fakeVerbs{timers: someTimers("orders", 3600, first, time.Second)}
+	from, to := first.Add(7*time.Minute+3*time.Second), first.Add(31*time.Minute)
+	out, err := cairnSays(t, "timer", "histogram", "-o", "json", "--http", openDoor(t, f), "--from", from.Format(time.RFC3339), "--to", to.Format(time.RFC3339))
+	var h doorhttp.TimerHistogram
+	if err != nil || json.Unmarshal([]byte(out), &h) != nil || len(h.Buckets) == 0 {
+		t.Fatalf("%v %s", err, out)
+	}
+	var total int64
+	for _, b := range h.Buckets {
+		total += b.Count
+	}
+	if want := int64(to.Sub(from)/time.Second) + 1; total != want || h.Buckets[0].From != from.UnixMilli() {
+		t.Errorf("%d counted from %d on, want %d from %d on", total, h.Buckets[0].From, want, from.UnixMilli())
 	}
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"net/url"
@@ -200,6 +199,7 @@ func (t *timerTools) count(q url.Values, width int64) (h doorhttp.TimerHistogram
 // countFitting counts in wide steps first, to learn how much time the timers take up, and then in narrow ones, which it adds
 // up to as many rows as a person reads.
 func (t *timerTools) countFitting(q url.Values) (doorhttp.TimerHistogram, error) {
+	begin, to := number(q, "from"), number(q, "to")
 	for width := widths[len(widths)-1].Milliseconds(); ; {
 		h, err := t.count(q, width)
 		if err != nil || len(h.Buckets) == 0 {
@@ -208,11 +208,13 @@ func (t *timerTools) countFitting(q url.Values) (doorhttp.TimerHistogram, error)
 		first, end := h.Buckets[0].From, h.Buckets[len(h.Buckets)-1].From+width
 		narrow := widthFor(end-first, mostFine-1)
 		if end-first >= mostRows*width || narrow >= width {
-			return coarser(h, cmp.Or(widthFor(end-first, mostRows-1), width)), nil
+			return coarser(h, begin, max(widthFor(end-first, mostRows-1), width)), nil
 		}
 		width = narrow
-		q.Set("from", strconv.FormatInt(max(first, number(q, "from")), 10))
-		q.Set("to", strconv.FormatInt(end-1, 10))
+		q.Set("from", strconv.FormatInt(first, 10)) // buckets begin there, which is a whole number of narrow ones from begin
+		if end--; to == 0 || end < to {
+			q.Set("to", strconv.FormatInt(end, 10))
+		}
 	}
 }
 
@@ -221,11 +223,11 @@ func number(q url.Values, name string) int64 {
 	return v
 }
 
-// coarser adds buckets up to wider ones, empty ones in between included.
-func coarser(h doorhttp.TimerHistogram, width int64) doorhttp.TimerHistogram {
+// coarser adds buckets up to wider ones that begin at a time (ms), empty ones in between included.
+func coarser(h doorhttp.TimerHistogram, begin, width int64) doorhttp.TimerHistogram {
 	out := doorhttp.TimerHistogram{Width: width}
 	for _, b := range h.Buckets {
-		from := b.From - b.From%width
+		from := b.From - (b.From-begin)%width
 		for n := len(out.Buckets); n == 0 || out.Buckets[n-1].From < from; n++ {
 			next := from
 			if n > 0 {
