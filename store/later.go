@@ -2,6 +2,7 @@ package store
 
 import (
 	"strconv"
+	"time"
 	"unsafe"
 
 	"github.com/cairnmq/cairn/delay"
@@ -64,10 +65,10 @@ func (f *queueFold) release(b *kvindex.Batch, at record.Position, released []kvi
 			continue
 		}
 		ended := kvindex.Ended{Outcome: kvindex.OutcomeCommitted}
-		if r.Due > b.Timestamp() {
-			ended = kvindex.Ended{Outcome: kvindex.OutcomeScheduled, Number: r.Due}
+		if due := max(r.Due, b.Timestamp()); due > b.Timestamp() || tooOld(r, due) {
+			ended = kvindex.Ended{Outcome: kvindex.OutcomeScheduled, Number: due}
 			err = f.delay.Add(b, &delay.Timer{
-				Point: delay.Point{Due: r.Due, Origin: r.Position}, Topic: r.Topic, Queue: r.Queue, Position: r.Position,
+				Point: delay.Point{Due: due, Origin: r.Position}, Topic: r.Topic, Queue: r.Queue, Position: r.Position,
 				Size: r.Size, TagHash: r.TagHash, Hour: r.Hour,
 			})
 		} else {
@@ -83,6 +84,12 @@ func (f *queueFold) release(b *kvindex.Batch, at record.Position, released []kvi
 		}
 	}
 	return nil
+}
+
+// tooOld says that a queue entry made now (ms) must not point at the bytes of a half message, since their segment may go before
+// the entry does. Such a message becomes a timer that is due at once, and those fire from a copy.
+func tooOld(r *kvindex.Release, now int64) bool {
+	return r.Half && now-int64(r.Hour)*time.Hour.Milliseconds() > delay.Horizon.Milliseconds()
 }
 
 // delayLevel is that of the message which was scanned last; 0 when it has none.
