@@ -345,6 +345,11 @@ func (c *Clients) Producers(group string) []*Client {
 	return clientsOf(c.mu.producers[group])
 }
 
+// checkable lists the producers of a group who can be asked for the end of a transaction, in the order of their ids.
+func (c *Clients) checkable(group string) []*Client {
+	return slices.DeleteFunc(c.Producers(group), func(cl *Client) bool { return cl.Check == nil })
+}
+
 func clientsOf(members map[string]*member) []*Client {
 	out := make([]*Client, 0, len(members))
 	for _, m := range members {
