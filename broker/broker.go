@@ -133,6 +133,7 @@ type Broker struct {
 	waiters  *waiters
 	pulls    *pulls
 	pop      *popper
+	firer    *firer
 	changes  *changes
 	offsets  *offsets
 	clients  *Clients
@@ -199,6 +200,8 @@ func (b *Broker) start() {
 	ctx, stop := context.WithCancel(context.Background())
 	b.stop = stop
 	b.upkeep.Go(func() { b.expireStore(ctx) })
+	b.firer = newFirer(b.store, b.clock, b.log)
+	b.upkeep.Go(func() { b.firer.run(ctx) })
 	b.due.every(sampleEvery, b.rates.sample)
 	b.due.every(clientScan, func() { b.clients.expire(); b.offsets.expire() })
 	b.due.every(lockExpiry, b.locks.expire)

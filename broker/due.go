@@ -117,7 +117,7 @@ func (d *due) run() {
 			return
 		}
 		if !next.IsZero() {
-			d.arm(timer, next)
+			arm(d.clock, timer, next)
 		}
 		select {
 		case <-timer.C():
@@ -128,11 +128,11 @@ func (d *due) run() {
 
 // arm sets the timer to fire at t. A clock that is moved by hand can move between reading it and arming, and the timer would
 // then be late by that much; so look again.
-func (d *due) arm(timer clock.Timer, t time.Time) {
+func arm(c clock.Clock, timer clock.Timer, t time.Time) {
 	for {
-		left := t.Sub(d.clock.Now())
+		left := t.Sub(c.Now())
 		timer.Reset(left)
-		if left <= 0 || left-t.Sub(d.clock.Now()) < time.Millisecond {
+		if left <= 0 || left-t.Sub(c.Now()) < time.Millisecond {
 			return
 		}
 	}

@@ -25,10 +25,12 @@ const (
 	kindLite
 	kindPriority
 	kindFIFO
+	kindDelay
+	kindTransaction
 	kindCount
 )
 
-var kindNames = [kindCount]string{"normal", "lite", "priority", "fifo"}
+var kindNames = [kindCount]string{"normal", "lite", "priority", "fifo", "delay", "transaction"}
 
 // sizeBounds are the upper bounds of the classes of message sizes, in bytes; a last class is above.
 var sizeBounds = [...]int64{1 << 10, 4 << 10, 512 << 10, 1 << 20, 2 << 20, 4 << 20}

@@ -2,8 +2,13 @@ package broker
 
 import (
 	"context"
+	"strconv"
 
+	"github.com/cairnmq/cairn/catalog"
 	"github.com/cairnmq/cairn/delay"
+	"github.com/cairnmq/cairn/kvindex"
+	"github.com/cairnmq/cairn/message"
+	"github.com/cairnmq/cairn/store"
 )
 
 // RecallRequest asks for a delayed message back before it is delivered.
@@ -18,40 +23,131 @@ type RecallRequest struct {
 // Refusals: CodeInvalidHandle (not a handle, or of another topic or broker), CodeNotFound (no such delayed message),
 // CodeDelivered, CodeTopicNotFound, CodeBusy, CodeReadOnly, CodeClosing.
 func (b *Broker) Recall(ctx context.Context, req *RecallRequest) (uniqueID string, err error) {
-	panic("not yet")
+	if err := b.gate.enter(); err != nil {
+		return "", err
+	}
+	defer b.gate.leave()
+	h, err := delay.ParseHandle(req.Handle)
+	switch {
+	case err != nil:
+		return "", &Error{Code: CodeInvalidHandle, Message: "recall from " + req.Topic + ": " + err.Error(), Err: err}
+	case h.Topic != req.Topic:
+		return "", refuse(CodeInvalidHandle, "recall from %s: the handle is of topic %s", req.Topic, h.Topic)
+	case h.Broker != b.opts.BrokerName:
+		return "", refuse(CodeInvalidHandle, "recall from %s: the handle is of broker %s, this is %s", req.Topic, h.Broker,
+			b.opts.BrokerName)
+	}
+	t, err := b.topic(req.Topic)
+	if err != nil {
+		return "", err
+	}
+	recalled, err := b.recallPending(ctx, t, &h)
+	if err == nil && !recalled {
+		err = b.recalledBefore(t, &h)
+	}
+	if err != nil {
+		return "", err
+	}
+	return h.UniqueID, nil
 }
 
-// TimerQuery asks for pending timers in due order.
-type TimerQuery struct {
-	Topic    string      // "": of all topics
-	From, To int64       // ms, both included; To 0: no end
-	After    delay.Point // go on behind this one
-	Most     int         // at most 1000; 0: 100
+// recallPending takes the message back if it is pending.
+func (b *Broker) recallPending(ctx context.Context, t *catalog.Topic, h *delay.Handle) (bool, error) {
+	at := delay.Point{Due: h.Due, Origin: h.Origin}
+	if h.Origin < 0 {
+		found, ok, err := b.store.DelayedByID(t.ID, h.UniqueID)
+		if err != nil || !ok || found.Due != h.Due {
+			return false, verbError(err, "look for the delayed message "+h.UniqueID)
+		}
+		at = found
+	}
+	timer, ok, err := b.store.Delay.Get(at)
+	if err != nil || !ok {
+		return false, verbError(err, "look up the delayed message "+h.UniqueID)
+	}
+	buf := store.NewBuffer()
+	defer buf.Release()
+	layout, err := b.store.ReadStored(timer.Position, timer.Size, buf)
+	if err != nil {
+		return false, verbError(err, "read the delayed message "+h.UniqueID)
+	}
+	if timer.Topic != t.ID || !isCalled(layout, h.UniqueID) {
+		return false, noDelayed(h)
+	}
+	outcomes, err := b.append(ctx, "recall "+h.UniqueID, delay.Recall{Point: at, Topic: t.ID}.Record())
+	return err == nil && !outcomes[0].Refused, err
 }
 
-// TimerInfo is a pending timer.
-type TimerInfo struct {
-	delay.Point
-	Topic          string
-	Queue          int32
-	Level          int32
-	Stored         int64 // ms
-	UniqueID, Keys string
-	Handle         string // to recall it with
-	BodySize       int
+// foundByID bounds how many messages of one unique id are looked at: a sender that tries again gives the same one.
+const foundByID = 16
+
+// recalledBefore answers a recall of what is not pending: nil when it was recalled before.
+func (b *Broker) recalledBefore(t *catalog.Topic, h *delay.Handle) error {
+	if h.Origin >= 0 {
+		hour := kvindex.HourOf(h.Due)
+		ended, ok, err := kvindex.ReadEnded(b.store.Reader(), hour, int64(h.Origin))
+		if err != nil {
+			return verbError(err, "look up what became of "+h.UniqueID)
+		}
+		if ok && ended.Outcome == kvindex.OutcomeRecalled {
+			return b.checkRecalled(h)
+		}
+	}
+	buf := store.NewBuffer()
+	defer buf.Release()
+	const everything = 1 << 62 // ms
+	ends, err := b.store.Query(t.ID, kvindex.IndexUniqueID, h.UniqueID, 0, everything, foundByID, buf)
+	if err != nil {
+		return verbError(err, "look for the delayed message "+h.UniqueID)
+	}
+	start, delivered := 0, false
+	for _, end := range ends {
+		layout := buf.B[start:end]
+		start = end
+		switch state, inNoQueue := message.Property(message.PropertiesOf(layout), store.PropState); {
+		case inNoQueue && h.Origin < 0 && string(state) == kvindex.OutcomeRecalled.String() && wasDueAt(layout, h.Due):
+			return nil
+		case !inNoQueue && wasDueAt(layout, h.Due):
+			delivered = true
+		}
+	}
+	if delivered {
+		return refuse(CodeDelivered, "message %s was delivered before it was recalled", h.UniqueID)
+	}
+	return noDelayed(h)
 }
 
-// Timers lists pending timers. more says that there are more behind the last one.
-func (b *Broker) Timers(q TimerQuery) (found []TimerInfo, more bool, err error) { panic("not yet") }
-
-// TimerBucket is how many timers are due from a time on, up to the next bucket's.
-type TimerBucket struct {
-	From  int64 // ms
-	Count int64
+// checkRecalled compares the id of a handle with that of the message at its origin, which was recalled; it may be gone.
+func (b *Broker) checkRecalled(h *delay.Handle) error {
+	buf := store.NewBuffer()
+	defer buf.Release()
+	layout, err := b.store.ReadByPosition(h.Origin, buf)
+	if code, _ := codeOfCause(err); err != nil && code != CodeNotFound {
+		return verbError(err, "read the delayed message "+h.UniqueID)
+	}
+	if err == nil && !isCalled(layout, h.UniqueID) {
+		return noDelayed(h)
+	}
+	return nil
 }
 
-// TimerHistogram counts pending timers of a topic ("": of all) in buckets of so many ms between two times (To 0: to the last
-// timer), at most 1000 buckets; empty ones are left out. It reads every timer in between, and stops when ctx ends.
-func (b *Broker) TimerHistogram(ctx context.Context, q TimerQuery, width int64) ([]TimerBucket, error) {
-	panic("not yet")
+func noDelayed(h *delay.Handle) error {
+	return refuse(CodeNotFound, "topic %s has no delayed message %s that is due at %s", h.Topic, h.UniqueID,
+		kvindex.FormatTime(h.Due))
+}
+
+func isCalled(layout []byte, uniqueID string) bool {
+	id, ok := message.Property(message.PropertiesOf(layout), message.PropUniqueKey)
+	return ok && string(id) == uniqueID
+}
+
+// wasDueAt says whether a message that waits no more was delayed until a time (ms): a timer says so itself, any other came to
+// its queue then at the earliest.
+func wasDueAt(layout []byte, due int64) bool {
+	props := message.PropertiesOf(layout)
+	if out, ok := message.Property(props, message.PropTimerOut); ok {
+		return string(out) == strconv.FormatInt(due, 10)
+	}
+	wish := wishOf(props)
+	return wish.asks() && message.StoreTimestampOf(layout) >= due
 }

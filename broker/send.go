@@ -44,9 +44,12 @@ type SendResult struct {
 // A topic that is not there is made first when the request's template allows it. A message to a group's retry topic that was
 // consumed more often than the group allows goes to the group's dead-letter topic instead.
 //
+// A message whose properties ask for a delay becomes visible when that is over, one that is part of a transaction when its
+// producer commits it; a delay begins then. Neither may come with others in one request.
+//
 // Refusals: CodeTopicNotFound, CodeGroupNotFound (retry topics), CodeTopicIllegal, CodeNoPermission (topics of the system),
-// CodeParameter (queue), CodeMessageIllegal, CodeBodyTooLarge, CodePropertiesTooLarge, CodeUnsupported (delay, transactions),
-// CodeBusy, CodeReadOnly, CodeClosing.
+// CodeParameter (queue), CodeMessageIllegal, CodeBodyTooLarge, CodePropertiesTooLarge, CodeDelayTooLong, CodeBusy, CodeReadOnly,
+// CodeClosing.
 func (b *Broker) SendAsync(req *SendRequest, done func([]SendResult, error)) {
 	if err := b.gate.enter(); err != nil {
 		done(nil, err)
@@ -59,7 +62,7 @@ func (b *Broker) SendAsync(req *SendRequest, done func([]SendResult, error)) {
 func (b *Broker) sendAsync(req *SendRequest, done func([]SendResult, error)) {
 	t, queue, err := b.sendTarget(req)
 	if err == nil {
-		err = b.sendTo(t, queue, req.Messages, done)
+		err = b.sendTo(t, queue, req.ProducerGroup, req.Messages, done)
 	}
 	switch {
 	case err == nil:
@@ -201,7 +204,7 @@ func (b *Broker) sendAgain(req *SendRequest, err error, done func([]SendResult, 
 	}
 	t, queue, err := b.sendTarget(req)
 	if err == nil {
-		err = b.sendTo(t, queue, req.Messages, done)
+		err = b.sendTo(t, queue, req.ProducerGroup, req.Messages, done)
 	}
 	if err != nil {
 		done(nil, err)

@@ -172,6 +172,8 @@ func TestSendRefusals(t *testing.T) {
 	long := strings.Repeat("x", 1001)
 	prepared := plain("x")
 	prepared.SysFlag = message.FlagPrepared
+	rolledBack := plain("x")
+	rolledBack.SysFlag = message.FlagRollback
 	one := func(m message.Message) []message.Message { return []message.Message{m} }
 	for _, c := range []struct {
 		what string
@@ -189,10 +191,18 @@ func TestSendRefusals(t *testing.T) {
 		{"body", SendRequest{Topic: "t", Messages: one(plain(long))}, CodeBodyTooLarge},
 		{"bodies", SendRequest{Topic: "t", Messages: []message.Message{plain(long[:600]), plain(long[:600])}}, CodeBodyTooLarge},
 		{"properties", SendRequest{Topic: "t", Messages: one(plain("x", "k", strings.Repeat("v", 32_767)))}, CodePropertiesTooLarge},
-		{"level", SendRequest{Topic: "t", Messages: one(plain("x", "DELAY", "3"))}, CodeUnsupported},
-		{"timer", SendRequest{Topic: "t", Messages: one(plain("x", "TIMER_DELIVER_MS", "1"))}, CodeUnsupported},
-		{"transaction", SendRequest{Topic: "t", Messages: one(plain("x", "TRAN_MSG", "true"))}, CodeUnsupported},
-		{"prepared", SendRequest{Topic: "t", Messages: one(prepared)}, CodeUnsupported},
+		{"batch with a level", SendRequest{Topic: "t", Messages: []message.Message{plain("x"), plain("x", "DELAY", "3")}}, CodeMessageIllegal},
+		{"batch with a timer", SendRequest{Topic: "t", Messages: []message.Message{plain("x"), plain("x", "TIMER_DELAY_MS", "1")}},
+			CodeMessageIllegal},
+		{"batch with a half message", SendRequest{Topic: "t", Messages: []message.Message{plain("x"), plain("x", "TRAN_MSG", "true", "PGROUP", "p")}},
+			CodeMessageIllegal},
+		{"no time", SendRequest{Topic: "t", Messages: one(plain("x", "TIMER_DELIVER_MS", "soon"))}, CodeMessageIllegal},
+		{"late", SendRequest{Topic: "t", Messages: one(plain("x", "TIMER_DELAY_SEC", "31536001"))}, CodeDelayTooLong},
+		{"half and late", SendRequest{Topic: "t", Messages: one(plain("x", "TIMER_DELAY_SEC", "31536001", "TRAN_MSG", "true", "PGROUP", "p"))},
+			CodeDelayTooLong},
+		{"nobody's transaction", SendRequest{Topic: "t", Messages: one(plain("x", "TRAN_MSG", "true"))}, CodeMessageIllegal},
+		{"nobody's prepared message", SendRequest{Topic: "t", Messages: one(prepared)}, CodeMessageIllegal},
+		{"rolled back", SendRequest{Topic: "t", Messages: one(rolledBack)}, CodeMessageIllegal},
 		{"retry batch", SendRequest{Topic: "%RETRY%g", Messages: []message.Message{plain("x"), plain("y")}}, CodeMessageIllegal},
 		{"retry of a bad group", SendRequest{Topic: "%RETRY%a b", Messages: one(plain("x"))}, CodeGroupIllegal},
 	} {
@@ -239,7 +249,7 @@ func TestRetriesGoToTheDeadLetterTopicInTheEnd(t *testing.T) {
 	b := openBroker(t)
 	send := func(group string, reconsumed, limit int32) {
 		t.Helper()
-		m := plain("x", "DELAY", "4", "RETRY_TOPIC", "t")
+		m := plain("x", "RETRY_TOPIC", "t")
 		m.ReconsumeTimes = reconsumed
 		_, err := b.Send(context.Background(), &SendRequest{
 			Topic: "%RETRY%" + group, Messages: []message.Message{m}, MaxReconsume: limit,
@@ -302,9 +312,11 @@ func TestScanProperties(t *testing.T) {
 		{"", seenProperties{}},
 		{"DELAY\x010\x02", seenProperties{}},
 		{"DELAY\x01x\x02", seenProperties{}},
-		{"DELAY\x011\x02", seenProperties{delay: true}},
-		{"TIMER_DELAY_SEC\x011\x02", seenProperties{delay: true}},
-		{"TIMER_DELAY_MS\x011", seenProperties{delay: true}},
+		{"DELAY\x01-1\x02", seenProperties{}},
+		{"DELAY\x011\x02", seenProperties{wish: delayWish{level: 1}}},
+		{"TIMER_DELAY_SEC\x011\x02TIMER_DELIVER_MS\x017", seenProperties{wish: delayWish{sec: []byte("1"), deliver: []byte("7")}}},
+		{"TIMER_DELAY_MS\x011\x02TIMER_OUT_MS\x012", seenProperties{wish: delayWish{ms: []byte("1"), done: true}}},
+		{"PGROUP\x01p\x02CHECK_IMMUNITY_TIME_IN_SECONDS\x019", seenProperties{group: []byte("p"), immunity: []byte("9")}},
 		{"TRAN_MSG\x01true\x02", seenProperties{transaction: true}},
 		{"TRAN_MSG\x01TRUE\x02", seenProperties{}},
 		{"__SHARDINGKEY\x01k\x02_SYS_MSG_PRIORITY_\x013\x02", seenProperties{kind: kindFIFO}},

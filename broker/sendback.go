@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/cairnmq/cairn/catalog"
@@ -11,6 +12,9 @@ import (
 	"github.com/cairnmq/cairn/message"
 	"github.com/cairnmq/cairn/store"
 )
+
+// firstRetryLevel is the delay level of a message's first retry, when its consumer leaves that to the broker.
+const firstRetryLevel = 3
 
 func isRetry(topic string) bool { return strings.HasPrefix(topic, catalog.RetryPrefix) }
 func isDLQ(topic string) bool   { return strings.HasPrefix(topic, catalog.DLQPrefix) }
@@ -21,15 +25,15 @@ type SendBackRequest struct {
 	OriginTopic  string
 	Position     record.Position // physical offset of the message
 	OriginID     string
-	DelayLevel   int32 // 0 broker decides, <0 dead letter, 1..18
+	DelayLevel   int32 // 0: level 3 and one more for each time that it was consumed before; <0: dead letter
 	MaxReconsume int32 // −1: group's
 }
 
-// SendBack stores the message once more, to be consumed from %RETRY%group, or in %DLQ%group when it was consumed as often as
-// the group allows or DelayLevel is negative. Body and properties stay as they are; RETRY_TOPIC names the topic that it came
-// from at first, ORIGIN_MESSAGE_ID the message that it was there, and its reconsume times rise by one. It can be consumed again
-// at once: the delay that DelayLevel asks for comes with the timers, as the delay of other messages does. A group without
-// retry queues forgets the message.
+// SendBack stores the message once more, to be consumed from %RETRY%group when the delay of its level is over, or in %DLQ%group
+// when it was consumed as often as the group allows or DelayLevel is negative. Body and properties stay as they are, but for
+// those that tell of a delay; RETRY_TOPIC names the topic that it came from at first, ORIGIN_MESSAGE_ID the message that it was
+// there, and its reconsume times rise by one. A level beyond the last counts as the last. A group without retry queues forgets
+// the message.
 //
 // Refusals: CodeGroupNotFound, CodeNotFound (no message at the position), those of SendAsync.
 func (b *Broker) SendBack(ctx context.Context, req *SendBackRequest) error {
@@ -66,9 +70,17 @@ func (b *Broker) SendBack(ctx context.Context, req *SendBackRequest) error {
 	if err != nil {
 		return err
 	}
+	again := resent(m, req.Position)
+	if !dead {
+		level := req.DelayLevel
+		if level == 0 {
+			level = firstRetryLevel + min(m.ReconsumeTimes, int32(len(b.opts.DelayLevels))) // any beyond the last is the last
+		}
+		again.Properties = message.SetProperty(again.Properties, message.PropDelayLevel, strconv.Itoa(int(level)))
+	}
 	_, err = await(ctx, func(done func([]SendResult, error)) {
 		queue := rand.Int32N(max(t.WriteQueues, 1))
-		if err := b.sendTo(t, queue, []message.Message{resent(m, req.Position)}, done); err != nil {
+		if err := b.sendTo(t, queue, "", []message.Message{again}, done); err != nil {
 			done(nil, err)
 		}
 	})
@@ -81,7 +93,7 @@ func (b *Broker) SendBack(ctx context.Context, req *SendBackRequest) error {
 	return err
 }
 
-// messageAt decodes the message whose record is at a position; it aliases buf.
+// messageAt decodes the message of a queue whose record is at a position; it aliases buf.
 func (b *Broker) messageAt(pos record.Position, buf *store.Buffer) (*message.Message, error) {
 	layout, err := b.store.ReadByPosition(pos, buf)
 	if err != nil {
@@ -90,6 +102,9 @@ func (b *Broker) messageAt(pos record.Position, buf *store.Buffer) (*message.Mes
 	m, _, err := message.Decode(layout)
 	if err != nil {
 		return nil, verbError(err, "decode the message at position "+formatPosition(pos))
+	}
+	if state, waits := message.Property(m.Properties, store.PropState); waits {
+		return nil, refuse(CodeNotFound, "the message at position %d is in no queue: %s", pos, state)
 	}
 	return &m, nil
 }

@@ -3,9 +3,12 @@ package broker
 import (
 	"context"
 	"maps"
+	"strconv"
 	"testing"
+	"time"
 
 	"github.com/cairnmq/cairn/catalog"
+	"github.com/cairnmq/cairn/internal/clock"
 	"github.com/cairnmq/cairn/message"
 	"github.com/cairnmq/cairn/store"
 )
@@ -23,7 +26,8 @@ func (tb *testBroker) last(t testing.TB, topic string) message.Message {
 }
 
 func TestSendBackUntilTheDeadLetterTopic(t *testing.T) {
-	b := openBroker(t)
+	c := clock.NewFake(epoch)
+	b := openBroker(t, withClock(c))
 	ctx := context.Background()
 	put := catalog.DefaultGroup("g")
 	put.RetryMaxTimes = 2
@@ -42,6 +46,16 @@ func TestSendBackUntilTheDeadLetterTopic(t *testing.T) {
 		if err := b.SendBack(ctx, &SendBackRequest{Group: "g", OriginTopic: "t", Position: position, MaxReconsume: -1}); err != nil {
 			t.Fatal(err)
 		}
+		if round < 2 {
+			wait := []time.Duration{10 * time.Second, 30 * time.Second}[round] // levels 3 and 4
+			c.Advance(wait - time.Millisecond)
+			b.fired(t)
+			if high, _ := b.MaxOffset(topic, 0); high != int64(round) {
+				t.Errorf("round %d: %d retries before the time", round, high)
+			}
+			c.Advance(time.Millisecond)
+			b.fired(t)
+		}
 		got := b.last(t, topic)
 		if got.Topic != topic || string(got.Body) != "body" || got.ReconsumeTimes != round+1 || got.Flag != 9 ||
 			got.BornTimestamp != 1234 || got.BornHost != clientHost {
@@ -50,6 +64,7 @@ func TestSendBackUntilTheDeadLetterTopic(t *testing.T) {
 		want := map[string]string{
 			"TAGS": "a", "KEYS": "k", "UNIQ_KEY": "ID1", "RETRY_TOPIC": "t", "ORIGIN_MESSAGE_ID": origin.OffsetID, "WAIT": "false",
 			"CLUSTER": "DefaultCluster", "MSG_REGION": "DefaultRegion", "TRACE_ON": "true",
+			"REAL_TOPIC": "%RETRY%g", "REAL_QID": "0", "DELAY": strconv.Itoa(int(min(3+round, 4))),
 		}
 		if props := message.DecodeProperties(got.Properties); !maps.Equal(props, want) {
 			t.Errorf("round %d: properties %v, want %v", round, props, want)
@@ -88,6 +103,8 @@ func TestSendBackDeadAtOnceAndRefusals(t *testing.T) {
 	}
 	wantCode(t, "group", b.SendBack(ctx, &SendBackRequest{Group: "none", Position: at}), CodeGroupNotFound)
 	wantCode(t, "position", b.SendBack(ctx, &SendBackRequest{Group: "g", Position: at + 3}), CodeNotFound)
+	waits := b.send(t, "t", 0, plain("x", "DELAY", "18"))[0].Position
+	wantCode(t, "waits", b.SendBack(ctx, &SendBackRequest{Group: "g", Position: waits, MaxReconsume: -1}), CodeNotFound)
 
 	mute := catalog.DefaultGroup("mute")
 	mute.RetryQueueNums = 0
@@ -99,5 +116,26 @@ func TestSendBackDeadAtOnceAndRefusals(t *testing.T) {
 	}
 	if high, _ := b.MaxOffset("%RETRY%mute", 0); high != 0 {
 		t.Errorf("%d retries of a group without retry queues", high)
+	}
+}
+
+// The delay of a retry is that of the level which the consumer asks for, the last one at most, whatever its message asked for.
+func TestSendBackDelays(t *testing.T) {
+	c := clock.NewFake(epoch)
+	b := openBroker(t, withClock(c))
+	b.group(t, "g")
+	at := b.send(t, "t", 0, plain("x", "TIMER_DELAY_SEC", "0"))[0].Position
+	for level, want := range map[int32]time.Duration{0: 10 * time.Second, 1: time.Second, 5: time.Minute, 18: 2 * time.Hour, 19: 2 * time.Hour} {
+		err := b.SendBack(context.Background(), &SendBackRequest{Group: "g", Position: at, DelayLevel: level, MaxReconsume: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		found, _, err := b.Timers(TimerQuery{From: epoch.Add(want).UnixMilli(), To: epoch.Add(want).UnixMilli()})
+		if err != nil || len(found) == 0 || found[0].Topic != "%RETRY%g" || found[0].Level != map[int32]int32{0: 3, 19: 18}[level]+level%19 {
+			t.Errorf("level %d: timers %+v, %v", level, found, err)
+		}
+	}
+	if pending, _ := b.store.Delay.Pending(mustTopicID(t, b, "%RETRY%g")); pending != 5 {
+		t.Errorf("%d timers, want 5", pending)
 	}
 }

@@ -1,0 +1,271 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/cairnmq/cairn/commitlog"
+	"github.com/cairnmq/cairn/delay"
+	"github.com/cairnmq/cairn/internal/clock"
+	"github.com/cairnmq/cairn/internal/record"
+	"github.com/cairnmq/cairn/store"
+)
+
+const (
+	// firedAtOnce is how many timers one proposal fires at most. Folding them takes some milliseconds, in which no send is
+	// answered.
+	firedAtOnce = 1024
+	// copiedAtOnce bounds the bodies that one proposal copies, in bytes; a single larger one is copied alone.
+	copiedAtOnce = 4 << 20
+	// fireNap is how long the firer sleeps at most while there are timers: the clock may be set.
+	fireNap = 500 * time.Millisecond
+	// fireRetry is how long it rests when the log does not take what it has to write.
+	fireRetry = 100 * time.Millisecond
+	// horizonEvery is how often the place is looked up before which bodies are copied.
+	horizonEvery = time.Minute
+)
+
+// latenessBounds are the upper bounds (ms) of the classes of how late timers fire; a last class is above.
+var latenessBounds = [...]int64{1, 2, 5, 10, 20, 50, 100, 500, 1000, 5000, 60_000}
+
+// lateness counts fired timers by how late they were.
+type lateness struct {
+	classes [len(latenessBounds) + 1]atomic.Int64
+	sum     atomic.Int64 // ms
+}
+
+func (l *lateness) count(ms int64) {
+	class := 0
+	for class < len(latenessBounds) && ms > latenessBounds[class] {
+		class++
+	}
+	l.classes[class].Add(1)
+	l.sum.Add(ms)
+}
+
+// total is how many were counted.
+func (l *lateness) total() (n int64) {
+	for i := range l.classes {
+		n += l.classes[i].Load()
+	}
+	return n
+}
+
+// firer makes delayed messages visible at their time. One goroutine: it sleeps until the first timer is due, then fires what is
+// due in chunks, each one proposal, until nothing is. While one chunk is on its way to the disk the next is not begun, so that
+// sends come in between, however many are due.
+type firer struct {
+	store *store.Store
+	clock clock.Clock
+	log   zerolog.Logger
+	late  lateness
+	fails bool // the last round did, and it was said
+
+	// What was stored before this position is older than the horizon, as it was seen at that time.
+	horizon   record.Position
+	horizonAt time.Time
+
+	timers []delay.Timer // of the chunk under way
+	shots  []shot        // likewise
+}
+
+// shot is one record of a chunk: it fires the timers before the end that the record before does not fire.
+type shot struct {
+	record  record.Record
+	end     int
+	dropped bool // its only timer is given up instead
+}
+
+func newFirer(s *store.Store, c clock.Clock, log zerolog.Logger) *firer {
+	return &firer{store: s, clock: c, log: log}
+}
+
+// run fires timers until ctx ends.
+func (f *firer) run(ctx context.Context) {
+	timer := f.clock.NewTimer(time.Hour)
+	defer timer.Stop()
+	for ctx.Err() == nil {
+		next, err := f.fireDue(ctx)
+		f.tell(ctx, err)
+		changed := f.store.Delay.Changed()
+		if err != nil {
+			next, changed = f.clock.Now().Add(fireRetry), nil // not sooner, whatever comes
+		}
+		var due <-chan time.Time
+		if !next.IsZero() {
+			arm(f.clock, timer, next)
+			due = timer.C()
+		}
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case <-due:
+		}
+	}
+}
+
+// tell logs that timers do not fire, and that they do again, once each.
+func (f *firer) tell(ctx context.Context, err error) {
+	switch {
+	case err == nil && f.fails:
+		f.log.Info().Msg("timers fire again")
+	case err != nil && !f.fails && ctx.Err() == nil:
+		f.log.Error().Err(err).Msg("timers do not fire at the moment; trying on")
+	}
+	f.fails = err != nil
+}
+
+// fireDue fires everything that is due and tells when to look again; the zero time when there are no timers.
+func (f *firer) fireDue(ctx context.Context) (next time.Time, err error) {
+	for {
+		first, ok, err := f.store.Delay.Next()
+		if err != nil || !ok {
+			return time.Time{}, err
+		}
+		now := f.clock.Now()
+		if first.Due > now.UnixMilli() {
+			return earlier(time.UnixMilli(first.Due), now.Add(fireNap)), nil
+		}
+		fired, err := f.fireChunk(ctx, now)
+		if err != nil {
+			return time.Time{}, err
+		}
+		if fired {
+			continue
+		}
+		// All of them were recalled meanwhile, or the clock was set back and the log's time is before their due time.
+		if _, pending, err := f.store.Delay.Get(first.Point); err != nil || pending {
+			return now.Add(fireNap), err
+		}
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// fireChunk fires the first of the timers that are due, and says whether that was any.
+func (f *firer) fireChunk(ctx context.Context, now time.Time) (fired bool, err error) {
+	if f.timers, err = f.store.Delay.Due(now.UnixMilli(), firedAtOnce, f.timers[:0]); err != nil {
+		return false, err
+	}
+	if err := f.lookUpHorizon(now); err != nil {
+		return false, err
+	}
+	if err := f.aim(); err != nil || len(f.shots) == 0 {
+		return false, err
+	}
+	p := &commitlog.Proposal{Records: make([]record.Record, len(f.shots))}
+	for i := range f.shots {
+		p.Records[i] = f.shots[i].record
+	}
+	applied := make(chan int64, 1)
+	p.Done = func(*commitlog.Proposal) { applied <- f.clock.Now().UnixMilli() }
+	if err := f.store.Propose(p); err != nil {
+		return false, err
+	}
+	select {
+	case at := <-applied:
+		return f.count(p, at), p.Err
+	case <-ctx.Done(): // what becomes of the proposal is up to the log
+		return false, ctx.Err()
+	}
+}
+
+// count notes how late the timers were that became visible at a time (ms), and says whether that was any.
+func (f *firer) count(p *commitlog.Proposal, at int64) (fired bool) {
+	if p.Err != nil {
+		return false
+	}
+	from := 0
+	for i := range f.shots {
+		s := &f.shots[i]
+		if !p.Outcomes[i].Refused {
+			fired = true
+			for _, t := range f.timers[from:s.end] {
+				if !s.dropped {
+					f.late.count(max(at-t.Due, 0))
+				}
+			}
+		}
+		from = s.end
+	}
+	return fired
+}
+
+// lookUpHorizon notes which bodies are too old to be pointed at by a new queue entry.
+func (f *firer) lookUpHorizon(now time.Time) error {
+	if since := now.Sub(f.horizonAt); since >= 0 && since < horizonEvery {
+		return nil
+	}
+	at, err := f.store.PositionAt(now.Add(horizonEvery - delay.Horizon).UnixMilli())
+	if err != nil {
+		return err
+	}
+	f.horizon, f.horizonAt = at, now
+	return nil
+}
+
+// aim makes the records that fire the timers in their order: those with a young body as ranges, the others one by one with a
+// copy of the body. It may leave the last ones to the next chunk.
+func (f *firer) aim() error {
+	f.shots = f.shots[:0]
+	buf := store.NewBuffer()
+	defer buf.Release()
+	copied, from := 0, 0
+	for i := range f.timers {
+		t := &f.timers[i]
+		if t.Position >= f.horizon {
+			continue
+		}
+		if from < i {
+			f.aimAtRange(from, i)
+		}
+		from = i
+		if copied > 0 && copied+int(t.Size) > copiedAtOnce {
+			f.timers = f.timers[:i]
+			break
+		}
+		buf.B = buf.B[:0]
+		if err := f.aimAtOld(t, i+1, buf); err != nil {
+			return err
+		}
+		copied += int(t.Size)
+		from = i + 1
+	}
+	if from < len(f.timers) {
+		f.aimAtRange(from, len(f.timers))
+	}
+	return nil
+}
+
+func (f *firer) aimAtRange(from, end int) {
+	fire := delay.Fire{From: f.timers[from].Point, To: f.timers[end-1].Point}
+	f.shots = append(f.shots, shot{record: fire.Record(), end: end})
+}
+
+// aimAtOld fires a timer from a copy of its body. One whose body cannot be had any more is given up: whoever waited behind it
+// would wait forever.
+func (f *firer) aimAtOld(t *delay.Timer, end int, buf *store.Buffer) error {
+	layout, err := f.store.ReadStored(t.Position, t.Size, buf)
+	var corrupt *commitlog.CorruptError
+	switch {
+	case err == nil:
+		f.shots = append(f.shots, shot{record: store.CopyRecord(t.Point, true, t.Topic, layout), end: end})
+	case errors.Is(err, commitlog.ErrGone), errors.As(err, &corrupt):
+		f.log.Error().Err(err).Int64("due", t.Due).Int64("origin", int64(t.Origin)).Uint64("topic", uint64(t.Topic)).
+			Msg("a delayed message cannot be delivered: its body is lost")
+		f.shots = append(f.shots, shot{record: delay.Recall{Point: t.Point, Topic: t.Topic}.Record(), end: end, dropped: true})
+	default:
+		return fmt.Errorf("read the body of a timer: %w", err)
+	}
+	return nil
+}
