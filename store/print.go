@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
+	"github.com/cairnmq/cairn/message"
 )
 
 func init() {
@@ -25,6 +27,28 @@ func init() {
 		b, err := decodeHour(val)
 		return fmt.Sprintf("position=%d time=%s", b.position, kvindex.FormatTime(b.timestamp)), err
 	}))
+}
+
+// DescribeMessage prints a record that carries a message; ok is false for others, and for those that cannot be read.
+func DescribeMessage(r record.Record) (text string, ok bool) {
+	m, err := split(r)
+	if err != nil {
+		return "", false
+	}
+	msg, _, err := message.Decode(m.layout)
+	if err != nil {
+		return "", false
+	}
+	switch r.Kind {
+	case record.KindDelayed:
+		text = "due " + kvindex.FormatTime(m.timer.Due) + " "
+	case record.KindCopy:
+		text = fmt.Sprintf("due %s origin %d fired %t ", kvindex.FormatTime(m.timer.Due), m.timer.Origin, m.fired)
+	case record.KindHalf:
+		text = "first check " + kvindex.FormatTime(m.check) + " "
+	}
+	unique, _ := message.Property(msg.Properties, message.PropUniqueKey)
+	return text + fmt.Sprintf("topic %d %q queue %d body %d bytes id %s", m.topic, msg.Topic, msg.QueueID, len(msg.Body), unique), true
 }
 
 // printed falls back to hex for rows that cannot be read.

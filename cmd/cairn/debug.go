@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -20,7 +19,6 @@ import (
 	"github.com/cairnmq/cairn/internal/clock"
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
-	"github.com/cairnmq/cairn/message"
 	"github.com/cairnmq/cairn/store"
 )
 
@@ -91,12 +89,8 @@ func (d *offline) printLog(w io.Writer, from record.Position) error {
 
 // describe prints a record's payload: messages readably, the rest as it is.
 func describe(r record.Record) string {
-	const topicID = 8
-	if r.Kind == record.KindMessage && len(r.Payload) > topicID {
-		if m, _, err := message.Decode(r.Payload[topicID:]); err == nil {
-			unique, _ := message.Property(m.Properties, message.PropUniqueKey)
-			return fmt.Sprintf("topic %d %q queue %d body %d bytes id %s", binary.BigEndian.Uint64(r.Payload), m.Topic, m.QueueID, len(m.Body), unique)
-		}
+	if text, ok := store.DescribeMessage(r); ok {
+		return text
 	}
 	const most = 160
 	if len(r.Payload) > most {
