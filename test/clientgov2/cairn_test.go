@@ -18,10 +18,10 @@ type cairn struct {
 }
 
 // startCairn runs `cairn serve` on free ports in a temporary folder until the test ends.
-func startCairn(t *testing.T) cairn {
+func startCairn(t *testing.T, extra ...string) cairn {
 	t.Helper()
-	cmd := exec.Command(program(t), "serve", "--data", filepath.Join(t.TempDir(), "data"), "--advertise", "127.0.0.1",
-		"--nameserver", "127.0.0.1:0", "--remoting", "127.0.0.1:0", "--grpc", "off", "--http", "off", "--log-format", "json", "--segment-size", "64MiB")
+	cmd := exec.Command(program(t), append([]string{"serve", "--data", filepath.Join(t.TempDir(), "data"), "--advertise", "127.0.0.1",
+		"--nameserver", "127.0.0.1:0", "--remoting", "127.0.0.1:0", "--grpc", "off", "--http", "off", "--log-format", "json", "--segment-size", "64MiB"}, extra...)...)
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

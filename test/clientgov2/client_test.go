@@ -87,23 +87,35 @@ func (b *inbox) check(t *testing.T, sent map[string]string) {
 	}
 }
 
-func startConsumer(t *testing.T, c cairn, group, instance, topic string, sel consumer.MessageSelector, model consumer.MessageModel, f func(...*primitive.MessageExt) consumer.ConsumeResult) rocketmq.PushConsumer {
+func newConsumer(t *testing.T, c cairn, group, instance string, model consumer.MessageModel) rocketmq.PushConsumer {
 	t.Helper()
 	pc, err := rocketmq.NewPushConsumer(consumer.WithNsResolver(resolver(c)), consumer.WithGroupName(group), consumer.WithInstance(instance),
 		consumer.WithConsumeFromWhere(consumer.ConsumeFromFirstOffset), consumer.WithConsumerModel(model))
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = pc.Subscribe(topic, sel, func(_ context.Context, ms ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
+	return pc
+}
+
+// startIt starts a consumer until the test ends.
+func startIt(t *testing.T, pc rocketmq.PushConsumer) {
+	t.Helper()
+	if err := pc.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = pc.Shutdown() })
+}
+
+func startConsumer(t *testing.T, c cairn, group, instance, topic string, sel consumer.MessageSelector, model consumer.MessageModel, f func(...*primitive.MessageExt) consumer.ConsumeResult) rocketmq.PushConsumer {
+	t.Helper()
+	pc := newConsumer(t, c, group, instance, model)
+	err := pc.Subscribe(topic, sel, func(_ context.Context, ms ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
 		return f(ms...), nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := pc.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = pc.Shutdown() })
+	startIt(t, pc)
 	return pc
 }
 

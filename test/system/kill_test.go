@@ -15,7 +15,8 @@ import (
 )
 
 var (
-	kills   = flag.Int("kills", 5, "how often TestKilledUnderLoad kills the broker")
+	kills   = flag.Int("kills", 5, "how often each of the tests that kill the broker does so")
+	firing  = flag.Int("firing", 5_000, "timers, and twice the transactions, of each kill")
 	preload = flag.Int("preload", 20_000, "messages that are there before the first kill")
 )
 
@@ -38,19 +39,19 @@ func newLoad(t *testing.T) *load {
 	return l
 }
 
-func (l *load) request() *wire.Command {
-	n := l.next.Add(1)
+// numbered is a request that sends message n, which is its own body, to a queue.
+func numbered(group, topic string, queues, n int64, props []byte) *wire.Command {
 	req := wire.NewRequest(wire.SendMessageV2)
 	f := &req.Fields
-	f.Add("a", "load")
-	f.Add("b", killTopic)
+	f.Add("a", group)
+	f.Add("b", topic)
 	f.Add("c", "TBW102")
-	f.AddInt("d", killQueues)
-	f.AddInt("e", n%killQueues)
+	f.AddInt("d", queues)
+	f.AddInt("e", n%queues)
 	f.AddInt("f", 0)
 	f.AddInt("g", time.Now().UnixMilli())
 	f.AddInt("h", 0)
-	f.Add("i", string(message.AppendProperty(nil, message.PropUniqueKey, message.NewUniqueID())))
+	f.Add("i", string(message.AppendProperty(props, message.PropUniqueKey, message.NewUniqueID())))
 	f.AddInt("j", 0)
 	f.AddBool("k", false)
 	req.Body = binary.BigEndian.AppendUint64(make([]byte, 0, 128), uint64(n))
@@ -61,84 +62,115 @@ func (l *load) request() *wire.Command {
 // number of a request or stored body.
 func number(body []byte) int64 { return int64(binary.BigEndian.Uint64(body)) }
 
-// send keeps window requests under way until count were answered, ctx ends or the connection breaks.
-func (l *load) send(ctx context.Context, addr string, window int, count int64) {
-	c, err := wire.Dial(ctx, addr, wire.ClientOptions{})
+func dial(t *testing.T, addr string, opts wire.ClientOptions) *wire.Client {
+	t.Helper()
+	c, err := wire.Dial(context.Background(), addr, opts)
 	if err != nil {
-		l.t.Fatal(err)
+		t.Fatal(err)
 	}
-	defer c.Close()
+	return c
+}
+
+// flood keeps window calls of one under way until count were made, ctx ends or a call fails.
+func flood(ctx context.Context, window int, count int64, one func() error) {
 	var wg sync.WaitGroup
 	var left atomic.Int64
 	left.Store(count)
 	for range window {
 		wg.Go(func() {
 			for ctx.Err() == nil && left.Add(-1) >= 0 {
-				req := l.request()
-				n := number(req.Body)
-				resp, err := c.Invoke(ctx, req)
-				if err != nil {
-					return
+				if one() != nil {
+					return // the connection broke
 				}
-				if resp.Code == wire.Success {
-					q, err1 := resp.Fields.Int32("queueId")
-					off, err2 := resp.Fields.Int64("queueOffset")
-					if err1 != nil || err2 != nil {
-						l.t.Errorf("answer without queue and offset: %v %v", err1, err2)
-					}
-					l.mu.Lock()
-					if other, ok := l.acked[q][off]; ok {
-						l.t.Errorf("queue %d offset %d was given to %d and to %d", q, off, other, n)
-					}
-					l.acked[q][off] = n
-					l.mu.Unlock()
-				}
-				resp.Release()
 			}
 		})
 	}
 	wg.Wait()
 }
 
+// send keeps window requests under way until count were answered, ctx ends or the connection breaks.
+func (l *load) send(ctx context.Context, addr string, window int, count int64) {
+	c := dial(l.t, addr, wire.ClientOptions{})
+	defer c.Close()
+	flood(ctx, window, count, func() error {
+		n := l.next.Add(1)
+		resp, err := c.Invoke(ctx, numbered("load", killTopic, killQueues, n, nil))
+		if err != nil {
+			return err
+		}
+		defer resp.Release()
+		if resp.Code != wire.Success {
+			return nil
+		}
+		q, err1 := resp.Fields.Int32("queueId")
+		off, err2 := resp.Fields.Int64("queueOffset")
+		if err1 != nil || err2 != nil {
+			l.t.Errorf("answer without queue and offset: %v %v", err1, err2)
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if other, ok := l.acked[q][off]; ok {
+			l.t.Errorf("queue %d offset %d was given to %d and to %d", q, off, other, n)
+		}
+		l.acked[q][off] = n
+		return nil
+	})
+}
+
+// pull calls each for the messages of a queue from an offset on, and answers how many there were. It waits for the first one
+// for so long.
+func pull(ctx context.Context, c *wire.Client, topic string, queue int, offset int64, wait time.Duration, each func(*message.Message)) (n int, err error) {
+	req := wire.NewRequest(wire.PullMessage)
+	f := &req.Fields
+	f.Add("consumerGroup", "check")
+	f.Add("topic", topic)
+	f.AddInt("queueId", int64(queue))
+	f.AddInt("queueOffset", offset)
+	f.AddInt("maxMsgNums", 32)
+	sysFlag := int64(4) // with a subscription
+	if wait > 0 {
+		sysFlag |= 2
+	}
+	f.AddInt("sysFlag", sysFlag)
+	f.AddInt("commitOffset", 0)
+	f.AddInt("suspendTimeoutMillis", wait.Milliseconds())
+	f.Add("subscription", "*")
+	f.AddInt("subVersion", 0)
+	f.Add("expressionType", "TAG")
+	resp, err := c.Invoke(ctx, req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Release()
+	switch resp.Code {
+	case wire.Success:
+	case wire.PullNotFound, wire.PullRetryImmediately:
+		return 0, nil
+	default:
+		return 0, fmt.Errorf("pull of queue %d at %d: code %d, %s", queue, offset, resp.Code, resp.Remark)
+	}
+	for rest := resp.Body; len(rest) > 0; n++ {
+		m, size, err := message.Decode(rest)
+		if err != nil {
+			return n, err
+		}
+		rest = rest[size:]
+		each(&m)
+	}
+	return n, nil
+}
+
 // check pulls every queue from its beginning: each acknowledged message is at its place, no number is there twice, offsets
 // are dense.
 func (l *load) check(addr string) (total int64) {
 	l.t.Helper()
-	c, err := wire.Dial(context.Background(), addr, wire.ClientOptions{})
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	c := dial(l.t, addr, wire.ClientOptions{})
 	defer c.Close()
 	for q := range killQueues {
 		seen := map[int64]bool{}
 		var off int64
 		for {
-			req := wire.NewRequest(wire.PullMessage)
-			f := &req.Fields
-			f.Add("consumerGroup", "check")
-			f.Add("topic", killTopic)
-			f.AddInt("queueId", int64(q))
-			f.AddInt("queueOffset", off)
-			f.AddInt("maxMsgNums", 32)
-			f.AddInt("sysFlag", 4)
-			f.AddInt("commitOffset", 0)
-			f.AddInt("suspendTimeoutMillis", 0)
-			f.Add("subscription", "*")
-			f.AddInt("subVersion", 0)
-			f.Add("expressionType", "TAG")
-			resp, err := c.Invoke(context.Background(), req)
-			if err != nil {
-				l.t.Fatal(err)
-			}
-			if resp.Code != wire.Success {
-				break
-			}
-			for rest := resp.Body; len(rest) > 0; off++ {
-				m, n, err := message.Decode(rest)
-				if err != nil {
-					l.t.Fatal(err)
-				}
-				rest = rest[n:]
+			n, err := pull(context.Background(), c, killTopic, q, off, 0, func(m *message.Message) {
 				num := number(m.Body)
 				if want, ok := l.acked[q][off]; ok && want != num {
 					l.t.Fatalf("queue %d offset %d holds %d, acknowledged was %d", q, off, num, want)
@@ -147,8 +179,14 @@ func (l *load) check(addr string) (total int64) {
 					l.t.Fatalf("queue %d offset %d: message says offset %d, number %d (seen before: %v)", q, off, m.QueueOffset, num, seen[num])
 				}
 				seen[num] = true
+				off++
+			})
+			if err != nil {
+				l.t.Fatal(err)
 			}
-			resp.Release()
+			if n == 0 {
+				break
+			}
 		}
 		for o := range l.acked[q] {
 			if o >= off {

@@ -1,0 +1,128 @@
+package clientgov2
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/apache/rocketmq-client-go/v2/consumer"
+	"github.com/apache/rocketmq-client-go/v2/primitive"
+)
+
+// arrivals notes in which order bodies came, and when.
+type arrivals struct {
+	mu     sync.Mutex
+	bodies []string
+	at     map[string]time.Time
+	props  map[string]map[string]string
+}
+
+func (a *arrivals) put(ms ...*primitive.MessageExt) {
+	now := time.Now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.at == nil {
+		a.at, a.props = map[string]time.Time{}, map[string]map[string]string{}
+	}
+	for _, m := range ms {
+		body := string(m.Body)
+		a.bodies = append(a.bodies, body)
+		a.at[body], a.props[body] = now, m.GetProperties()
+	}
+}
+
+func (a *arrivals) list() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.bodies)
+}
+
+func TestDelayLevelsAndTimers(t *testing.T) {
+	c := startCairn(t, "--delay-levels", "1s 2s")
+	createTopic(t, c, "delays", 4)
+	p := startProducer(t, c, "delays-producer")
+	var got arrivals
+	startConsumer(t, c, "delays-group", "one", "delays", consumer.MessageSelector{}, consumer.Clustering, func(ms ...*primitive.MessageExt) consumer.ConsumeResult {
+		got.put(ms...)
+		return consumer.ConsumeSuccess
+	})
+	began := time.Now().Truncate(time.Millisecond)
+	deliver := strconv.FormatInt(began.Add(3500*time.Millisecond).UnixMilli(), 10)
+	least := map[string]time.Duration{}
+	for _, try := range []struct {
+		body, property, value string
+		delay                 time.Duration
+	}{
+		{"seconds", "TIMER_DELAY_SEC", "3", 3 * time.Second},
+		{"deliver at", "TIMER_DELIVER_MS", deliver, 3500 * time.Millisecond},
+		{"ms", "TIMER_DELAY_MS", "1500", 1500 * time.Millisecond},
+		{"level 1", "DELAY", "1", time.Second},
+		{"level 9", "DELAY", "9", 2 * time.Second}, // more than there are: it counts as the last one
+	} {
+		m := primitive.NewMessage("delays", []byte(try.body))
+		m.WithProperty(try.property, try.value)
+		if r, err := p.SendSync(context.Background(), m); err != nil || r.Status != primitive.SendOK {
+			t.Fatalf("%s: %v %v", try.body, r, err)
+		}
+		least[try.body] = try.delay
+	}
+	eventually(t, 40*time.Second, "all delayed ones consumed", func() bool { return len(got.list()) >= len(least) })
+	if want := []string{"level 1", "ms", "level 9", "seconds", "deliver at"}; !slices.Equal(got.list(), want) {
+		t.Errorf("came as %q, due as %q", got.list(), want)
+	}
+	for body, delay := range least {
+		after := got.at[body].Sub(began)
+		if after < delay {
+			t.Errorf("%s came after %s, before its %s", body, after, delay)
+		}
+		t.Logf("%s came after %s, due after %s", body, after.Round(time.Millisecond), delay)
+	}
+	for key, want := range map[string]string{"DELAY": "1", "REAL_TOPIC": "delays"} {
+		if v := got.props["level 1"][key]; v != want {
+			t.Errorf("after a delay level %s is %q, want %q", key, v, want)
+		}
+	}
+}
+
+// The consumer chooses the delay level of the next try.
+func TestRetryWithDelayLevel(t *testing.T) {
+	c := startCairn(t, "--delay-levels", "1s 2s")
+	createTopic(t, c, "levels", 4)
+	p := startProducer(t, c, "levels-producer")
+	var mu sync.Mutex
+	var tries []time.Time
+	var times []int32
+	pc := newConsumer(t, c, "levels-group", "one", consumer.Clustering)
+	err := pc.Subscribe("levels", consumer.MessageSelector{}, func(ctx context.Context, ms ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		tries, times = append(tries, time.Now()), append(times, ms[0].ReconsumeTimes)
+		if len(tries) == 3 {
+			return consumer.ConsumeSuccess, nil
+		}
+		concurrently, _ := primitive.GetConcurrentlyCtx(ctx)
+		concurrently.DelayLevelWhenNextConsume = len(tries)
+		return consumer.ConsumeRetryLater, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	startIt(t, pc)
+	if _, err := p.SendSync(context.Background(), primitive.NewMessage("levels", []byte("stubborn"))); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 40*time.Second, "a third try", func() bool { mu.Lock(); defer mu.Unlock(); return len(tries) == 3 })
+	mu.Lock()
+	defer mu.Unlock()
+	if !slices.Equal(times, []int32{0, 1, 2}) {
+		t.Errorf("reconsume counts %v", times)
+	}
+	for i, level := range []time.Duration{time.Second, 2 * time.Second} {
+		if pause := tries[i+1].Sub(tries[i]); pause < level {
+			t.Errorf("try %d came after %s, before its level's %s", i+2, pause, level)
+		}
+	}
+}
