@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/cairnmq/cairn/delay"
 	"github.com/cairnmq/cairn/message"
 )
 
@@ -21,6 +22,8 @@ type converter struct {
 	topic  []byte // field 1 of Message
 	user   []byte // fields 2 of the message at hand
 	system []byte // the content of its field 3
+	body   []byte // the content of its field 4
+	levels delay.Levels
 }
 
 // delivery is what a message gets with being handed out.
@@ -63,23 +66,50 @@ const (
 	fieldPriority      = 22
 )
 
-// newConverter makes messages of the topic as the client named it.
-func newConverter(topic *pb.Resource) (*converter, error) {
+// newConverter makes messages of the topic as the client named it. levels tell when a message with a delay level was due.
+func newConverter(topic *pb.Resource, levels delay.Levels) (*converter, error) {
 	b, err := proto.Marshal(topic)
 	if err != nil {
 		return nil, err
 	}
-	return &converter{topic: appendBytes(nil, fieldTopic, b)}, nil
+	return &converter{topic: appendBytes(nil, fieldTopic, b), levels: levels}, nil
 }
 
 // responseMessage is the field of ReceiveMessageResponse, and of PullMessageResponse, that holds a message.
 const responseMessage = 2
 
+// Fields that hold a half message: of TelemetryCommand, and of the RecoverOrphanedTransactionCommand in it.
+const (
+	commandRecover     = 5
+	recoverMessage     = 1
+	recoverTransaction = 2
+)
+
 // convert encodes one stored message as a whole response.
+func (c *converter) convert(m *message.Message, d *delivery) encoded {
+	size := c.take(m, d)
+	out := newEncoded(sizeBytes(responseMessage, size))
+	*out.buf = c.appendMessage((*out.buf)[:0], responseMessage, size)
+	return out
+}
+
+// command encodes a half message as the command that asks its producer for the end of the transaction.
+func (c *converter) command(m *message.Message, transaction string) encoded {
+	size := c.take(m, &delivery{attempt: 1})
+	inner := sizeBytes(recoverMessage, size) + sizeBytes(recoverTransaction, len(transaction))
+	out := newEncoded(sizeBytes(commandRecover, inner))
+	b := appendTag((*out.buf)[:0], commandRecover, protowire.BytesType)
+	b = protowire.AppendVarint(b, uint64(inner))
+	b = c.appendMessage(b, recoverMessage, size)
+	*out.buf = appendString(b, recoverTransaction, transaction)
+	return out
+}
+
+// take makes m the message at hand, and returns the size of its encoding.
 //
 // A body that was compressed comes out as the sender had it. The protocol's only encoding besides none, GZIP, stands for
 // different formats in different clients, and none of them reads LZ4 or Zstandard.
-func (c *converter) convert(m *message.Message, d *delivery) encoded {
+func (c *converter) take(m *message.Message, d *delivery) int {
 	body, encoding := m.Body, pb.Encoding_IDENTITY
 	if m.SysFlag&message.FlagCompressed != 0 {
 		if plain, err := message.Decompress(m.SysFlag, body); err == nil {
@@ -88,22 +118,25 @@ func (c *converter) convert(m *message.Message, d *delivery) encoded {
 			encoding = pb.Encoding_GZIP // damaged by its sender: whoever knows better may try
 		}
 	}
+	c.body = body
 	c.properties(m, d, body, encoding)
-	size := len(c.topic) + len(c.user) + sizeBytes(fieldSystem, len(c.system)) + sizeBytes(fieldBody, len(body))
-	out := newEncoded(sizeBytes(responseMessage, size))
-	b := appendTag((*out.buf)[:0], responseMessage, protowire.BytesType)
+	return len(c.topic) + len(c.user) + sizeBytes(fieldSystem, len(c.system)) + sizeBytes(fieldBody, len(body))
+}
+
+// appendMessage adds the message at hand, which has so many bytes, as a field.
+func (c *converter) appendMessage(b []byte, field protowire.Number, size int) []byte {
+	b = appendTag(b, field, protowire.BytesType)
 	b = protowire.AppendVarint(b, uint64(size))
 	b = append(b, c.topic...)
 	b = append(b, c.user...)
 	b = appendBytes(b, fieldSystem, c.system)
-	*out.buf = appendBytes(b, fieldBody, body)
-	return out
+	return appendBytes(b, fieldBody, c.body)
 }
 
 // properties fills user and system.
 func (c *converter) properties(m *message.Message, d *delivery, body []byte, encoding pb.Encoding) {
 	c.user, c.system = c.user[:0], c.system[:0]
-	var p systemProperties
+	p := systemProperties{transaction: m.SysFlag&message.FlagTransactionMask != 0}
 	message.EachProperty(m.Properties, func(key, value []byte) bool {
 		if !p.take(key, value) {
 			c.user = appendTag(c.user, fieldUser, protowire.BytesType)
@@ -134,7 +167,7 @@ func (c *converter) properties(m *message.Message, d *delivery, body []byte, enc
 	if m.StoreHost.IsValid() {
 		b = appendString(b, fieldStoreHost, m.StoreHost.String())
 	}
-	if ms, err := strconv.ParseInt(string(p.deliverAt), 10, 64); err == nil {
+	if ms, ok := p.due(m, c.levels); ok {
 		b = appendTime(b, fieldDeliveryTime, ms)
 	}
 	if d.handle != "" {
@@ -163,8 +196,10 @@ func (c *converter) properties(m *message.Message, d *delivery, body []byte, enc
 
 // systemProperties are the stored properties that have fields of their own. They alias the stored message.
 type systemProperties struct {
-	tag, keys, id, bornHost, deliverAt, group, trace, deadTopic, deadID, lite, priority []byte
-	transaction, delayed                                                                bool
+	tag, keys, id, bornHost, group, trace, deadTopic, deadID, lite, priority []byte
+	deliverAt, timerOut, level                                               []byte
+	transaction                                                              bool // by its flags
+	half, delayed                                                            bool
 }
 
 // take keeps a property that is the system's, and tells whether it is.
@@ -180,7 +215,11 @@ func (p *systemProperties) take(key, value []byte) bool {
 		p.bornHost = value
 	case message.PropTimerDeliver:
 		p.deliverAt, p.delayed = value, true
-	case message.PropDelayLevel, message.PropTimerDelayMs, message.PropTimerDelaySec:
+	case message.PropTimerOut:
+		p.timerOut, p.delayed = value, true
+	case message.PropDelayLevel:
+		p.level, p.delayed = value, true
+	case message.PropTimerDelayMs, message.PropTimerDelaySec:
 		p.delayed = true
 	case message.PropShardingKey:
 		p.group = value
@@ -195,16 +234,37 @@ func (p *systemProperties) take(key, value []byte) bool {
 	case message.PropPriority:
 		p.priority = value
 	case message.PropTranMsg:
-		p.transaction = string(value) == "true"
+		p.half = string(value) == "true"
+	case message.PropTransactionID, message.PropTranImmunity, message.PropTranChecks:
+		// Users may have properties of these names, so they are not reserved; only a transaction's are the system's.
+		return p.transaction
 	default:
 		return message.IsReserved(string(key))
 	}
 	return true
 }
 
+// due is when a message was to be delivered, in ms; not known for a transaction with a delay of its own, which began when it was
+// committed.
+func (p *systemProperties) due(m *message.Message, levels delay.Levels) (ms int64, ok bool) {
+	at := p.timerOut
+	if len(at) == 0 {
+		at = p.deliverAt
+	}
+	if ms, err := strconv.ParseInt(string(at), 10, 64); err == nil {
+		return ms, true
+	}
+	level, err := strconv.ParseInt(string(p.level), 10, 32)
+	if err != nil || level < 1 || p.transaction || p.half || len(levels) == 0 {
+		return 0, false
+	}
+	after, _ := levels.Delay(int32(level))
+	return m.StoreTimestamp + after.Milliseconds(), true
+}
+
 func (p *systemProperties) kind() pb.MessageType {
 	switch {
-	case p.transaction:
+	case p.transaction || p.half:
 		return pb.MessageType_TRANSACTION
 	case p.delayed:
 		return pb.MessageType_DELAY

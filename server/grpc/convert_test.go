@@ -16,13 +16,22 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"pgregory.net/rapid"
 
+	"github.com/cairnmq/cairn/delay"
 	"github.com/cairnmq/cairn/message"
 )
+
+var testLevels = func() delay.Levels {
+	levels, err := delay.ParseLevels(delay.DefaultLevels)
+	if err != nil {
+		panic(err)
+	}
+	return levels
+}()
 
 // converted is what a client reads of a stored message.
 func converted(t testing.TB, topic *pb.Resource, m *message.Message, d *delivery) *pb.Message {
 	t.Helper()
-	c, err := newConverter(topic)
+	c, err := newConverter(topic, testLevels)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,11 +84,13 @@ func expected(topic *pb.Resource, m *message.Message, d *delivery) *pb.Message {
 	if s.MessageGroup != nil {
 		s.MessageType = pb.MessageType_FIFO
 	}
-	if v, ok := p["TIMER_DELIVER_MS"]; ok {
-		ms, _ := strconv.ParseInt(v, 10, 64)
-		s.DeliveryTimestamp, s.MessageType = timestamppb.New(time.UnixMilli(ms)), pb.MessageType_DELAY
+	for _, name := range []string{"TIMER_DELIVER_MS", "TIMER_OUT_MS"} { // the broker's word is the last
+		if v, ok := p[name]; ok {
+			ms, _ := strconv.ParseInt(v, 10, 64)
+			s.DeliveryTimestamp, s.MessageType = timestamppb.New(time.UnixMilli(ms)), pb.MessageType_DELAY
+		}
 	}
-	if p["TRAN_MSG"] == "true" {
+	if p["TRAN_MSG"] == "true" || m.SysFlag != 0 {
 		s.MessageType = pb.MessageType_TRANSACTION
 	}
 	if p["DLQ_ORIGIN_TOPIC"] != "" || p["DLQ_ORIGIN_MESSAGE_ID"] != "" {
@@ -87,7 +98,7 @@ func expected(topic *pb.Resource, m *message.Message, d *delivery) *pb.Message {
 	}
 	out := &pb.Message{Topic: topic, SystemProperties: s, Body: m.Body, UserProperties: map[string]string{}}
 	for k, v := range p {
-		if !message.IsReserved(k) && k != "__SHARDINGKEY" && k != "TRACE_CONTEXT" {
+		if !message.IsReserved(k) && k != "__SHARDINGKEY" && k != "TRACE_CONTEXT" && (k != "__transactionId__" || m.SysFlag == 0) {
 			out.UserProperties[k] = v
 		}
 	}
@@ -98,8 +109,8 @@ func expected(topic *pb.Resource, m *message.Message, d *delivery) *pb.Message {
 func TestConvert(t *testing.T) {
 	text := rapid.StringMatching(`[a-zA-Z0-9äß€ _./-]{1,40}`)
 	system := rapid.SampledFrom([]string{"TAGS", "KEYS", "UNIQ_KEY", "__BORNHOST", "BORN_TIMESTAMP", "__SHARDINGKEY",
-		"TRACE_CONTEXT", "TRAN_MSG", "DLQ_ORIGIN_TOPIC", "DLQ_ORIGIN_MESSAGE_ID", "__LITE_TOPIC", "CLUSTER", "WAIT", "PGROUP"})
-	number := rapid.SampledFrom([]string{"_SYS_MSG_PRIORITY_", "TIMER_DELIVER_MS"})
+		"TRACE_CONTEXT", "TRAN_MSG", "REAL_TOPIC", "REAL_QID", "__transactionId__", "DLQ_ORIGIN_TOPIC", "DLQ_ORIGIN_MESSAGE_ID", "__LITE_TOPIC", "CLUSTER", "WAIT", "PGROUP"})
+	number := rapid.SampledFrom([]string{"_SYS_MSG_PRIORITY_", "TIMER_DELIVER_MS", "TIMER_OUT_MS"})
 	host := rapid.SampledFrom([]netip.AddrPort{netip.MustParseAddrPort("10.1.2.3:10911"), netip.MustParseAddrPort("[2001:db8::1]:7")})
 	rapid.Check(t, func(t *rapid.T) {
 		props := rapid.MapOf(text, text).Draw(t, "user")
@@ -115,13 +126,14 @@ func TestConvert(t *testing.T) {
 			BornHost: host.Draw(t, "host"), StoreHost: host.Draw(t, "store host"),
 			Body:       rapid.SliceOfN(rapid.Byte(), 0, 3000).Draw(t, "body"),
 			Properties: message.EncodeProperties(props),
+			SysFlag:    rapid.SampledFrom([]int32{0, message.FlagPrepared, message.FlagCommit}).Draw(t, "flags"),
 		}
 		d := &delivery{
 			handle: rapid.StringMatching(`[ -~]{0,90}`).Draw(t, "handle"), attempt: rapid.Int32Range(1, 1000).Draw(t, "attempt"),
 			invisible: time.Duration(rapid.Int64Range(0, int64(12*time.Hour)).Draw(t, "invisible")),
 		}
 		topic := &pb.Resource{Name: rapid.StringMatching(`[a-z]{1,200}`).Draw(t, "topic"), ResourceNamespace: "ns"}
-		c, err := newConverter(topic)
+		c, err := newConverter(topic, testLevels)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -135,6 +147,63 @@ func TestConvert(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestConvertWaited: a message that waited says until when.
+func TestConvertWaited(t *testing.T) {
+	stored := time.UnixMilli(1_700_000_000_000)
+	for name, c := range map[string]struct {
+		flags int32
+		props map[string]string
+		kind  pb.MessageType
+		due   time.Duration // after it was stored, 0 for not known
+	}{
+		"timer":                        {0, map[string]string{"TIMER_DELAY_SEC": "5", "TIMER_OUT_MS": "1700000005001"}, pb.MessageType_DELAY, 5001 * time.Millisecond},
+		"delivery time":                {0, map[string]string{"TIMER_DELIVER_MS": "1700000003000"}, pb.MessageType_DELAY, 3 * time.Second},
+		"level":                        {0, map[string]string{"DELAY": "3"}, pb.MessageType_DELAY, 10 * time.Second},
+		"level beyond the last":        {0, map[string]string{"DELAY": "99"}, pb.MessageType_DELAY, 2 * time.Hour},
+		"no level":                     {0, map[string]string{"DELAY": "x"}, pb.MessageType_DELAY, 0},
+		"transaction":                  {message.FlagCommit, map[string]string{"__transactionId__": "1"}, pb.MessageType_TRANSACTION, 0},
+		"transaction with a time":      {message.FlagCommit, map[string]string{"TIMER_DELIVER_MS": "1700000003000"}, pb.MessageType_TRANSACTION, 3 * time.Second},
+		"transaction with a level":     {message.FlagCommit, map[string]string{"DELAY": "3"}, pb.MessageType_TRANSACTION, 0},
+		"transaction that was checked": {message.FlagPrepared, map[string]string{"TRAN_MSG": "true", "TRANSACTION_CHECK_TIMES": "2", "CHECK_IMMUNITY_TIME_IN_SECONDS": "9"}, pb.MessageType_TRANSACTION, 0},
+	} {
+		c.props["REAL_TOPIC"], c.props["REAL_QID"], c.props["colour"] = "T", "1", "red"
+		m := &message.Message{SysFlag: c.flags, Properties: message.EncodeProperties(c.props), StoreTimestamp: stored.UnixMilli()}
+		got := converted(t, resource("T"), m, &delivery{})
+		s := got.GetSystemProperties()
+		if s.GetMessageType() != c.kind || fmt.Sprint(got.GetUserProperties()) != "map[colour:red]" {
+			t.Errorf("%s: %v", name, got)
+		}
+		if known := s.DeliveryTimestamp != nil; known != (c.due > 0) || known && !s.GetDeliveryTimestamp().AsTime().Equal(stored.Add(c.due)) {
+			t.Errorf("%s: due at %v", name, s.GetDeliveryTimestamp().AsTime())
+		}
+	}
+}
+
+// TestConvertCommand: the question for the end of a transaction carries the message as a receive would.
+func TestConvertCommand(t *testing.T) {
+	m := &message.Message{
+		SysFlag: message.FlagPrepared, BornTimestamp: 5, StoreTimestamp: 6, Body: bytes.Repeat([]byte("half "), 100),
+		BornHost: netip.MustParseAddrPort("10.1.2.3:4711"), StoreHost: netip.MustParseAddrPort("10.1.2.3:10911"),
+		Properties: message.EncodeProperties(map[string]string{"UNIQ_KEY": "01AB", "TRAN_MSG": "true", "colour": "red"}),
+	}
+	topic := &pb.Resource{Name: "T", ResourceNamespace: "ns"}
+	c, err := newConverter(topic, testLevels)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cmd pb.TelemetryCommand
+	if err := proto.Unmarshal(*c.command(m, "0000000000000123"+"01AB").buf, &cmd); err != nil {
+		t.Fatal(err)
+	}
+	recover := cmd.GetRecoverOrphanedTransactionCommand()
+	if recover.GetTransactionId() != "000000000000012301AB" || len(cmd.ProtoReflect().GetUnknown()) > 0 {
+		t.Errorf("%v", &cmd)
+	}
+	if want := expected(topic, m, &delivery{attempt: 1}); !proto.Equal(recover.GetMessage(), want) {
+		t.Errorf("asked for\n%v\nwant\n%v", recover.GetMessage(), want)
+	}
 }
 
 func TestConvertCompressedBodies(t *testing.T) {
@@ -233,7 +302,7 @@ func BenchmarkConvert(b *testing.B) {
 			"CLUSTER": "DefaultCluster", "MSG_REGION": "DefaultRegion", "TRACE_ON": "true", "RECONSUME_TIME": "0", "PGROUP": "TopicTest",
 			"__BORNHOST": "laptop", "BORN_TIMESTAMP": "1700000000000", "color": "red"}),
 	}
-	c, err := newConverter(&pb.Resource{Name: "TopicTest"})
+	c, err := newConverter(&pb.Resource{Name: "TopicTest"}, testLevels)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -241,5 +310,16 @@ func BenchmarkConvert(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		c.convert(m, d)
+	}
+}
+
+// TestDeliveryTime: nothing is stored as due before the time that was asked for.
+func TestDeliveryTime(t *testing.T) {
+	for want, at := range map[int64]*timestamppb.Timestamp{
+		5000: {Seconds: 5}, 5001: {Seconds: 5, Nanos: 1}, 5002: {Seconds: 5, Nanos: 2_000_000}, 6000: {Seconds: 5, Nanos: 999_999_999}, 0: {Seconds: -5},
+	} {
+		if got := deliveryTime(&pb.SystemProperties{DeliveryTimestamp: at}); got != want {
+			t.Errorf("%v: %d, want %d", at, got, want)
+		}
 	}
 }

@@ -28,7 +28,7 @@ func (d *Door) PullMessage(req *pb.PullMessageRequest, stream pb.MessagingServic
 	defer res.Buffer.Release()
 	switch res.Status {
 	case broker.PullFound:
-		err = answerPull(stream, req.GetMessageQueue().GetTopic(), res)
+		err = d.answerPull(stream, req.GetMessageQueue().GetTopic(), res)
 	case broker.PullOffsetMoved:
 		err = stream.Send(pullStatus(&pb.Status{Code: pb.Code_ILLEGAL_OFFSET, Message: "the offset is outside the queue"}))
 	default:
@@ -75,8 +75,8 @@ func (d *Door) pull(ctx context.Context, req *pb.PullMessageRequest) (*broker.Pu
 	return res, err
 }
 
-func answerPull(stream pb.MessagingService_PullMessageServer, topic *pb.Resource, res *broker.PullResult) error {
-	conv, err := newConverter(topic)
+func (d *Door) answerPull(stream pb.MessagingService_PullMessageServer, topic *pb.Resource, res *broker.PullResult) error {
+	conv, err := newConverter(topic, d.opts.DelayLevels)
 	if err != nil {
 		return err
 	}

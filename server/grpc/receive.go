@@ -83,7 +83,7 @@ func (d *Door) receive(ctx context.Context, req *pb.ReceiveMessageRequest, strea
 		d.undo(l, res.Handles)
 		return refuse(pb.Code_MESSAGE_NOT_FOUND, "the client has terminated")
 	}
-	if err := answer(stream, req.GetMessageQueue().GetTopic(), res); err != nil || ctx.Err() != nil {
+	if err := d.answer(stream, req.GetMessageQueue().GetTopic(), res); err != nil || ctx.Err() != nil {
 		// The client did not wait for all of it. It may have got some, and may even have begun to work on them.
 		for _, h := range res.Handles {
 			c.settle(h)
@@ -183,8 +183,8 @@ func filterOf(f *pb.FilterExpression) (*filter.Expr, error) {
 	return e, nil
 }
 
-func answer(stream pb.MessagingService_ReceiveMessageServer, topic *pb.Resource, res *broker.PopResult) error {
-	conv, err := newConverter(topic)
+func (d *Door) answer(stream pb.MessagingService_ReceiveMessageServer, topic *pb.Resource, res *broker.PopResult) error {
+	conv, err := newConverter(topic, d.opts.DelayLevels)
 	if err != nil {
 		return err
 	}
