@@ -107,29 +107,6 @@ func (d *Door) ForwardMessageToDeadLetterQueue(ctx context.Context, req *pb.Forw
 	return &pb.ForwardMessageToDeadLetterQueueResponse{Status: d.statusOf(rpcForward, err)}, nil
 }
 
-// EndTransaction is answered with NOT_IMPLEMENTED.
-func (d *Door) EndTransaction(ctx context.Context, req *pb.EndTransactionRequest) (*pb.EndTransactionResponse, error) {
-	err := d.checked(ctx, rpcEndTransaction, func() error {
-		if _, err := topicOf(req.GetTopic()); err != nil {
-			return err
-		}
-		if req.GetTransactionId() == "" {
-			return refuse(pb.Code_INVALID_TRANSACTION_ID, "the transaction id is empty")
-		}
-		return nil
-	})
-	return &pb.EndTransactionResponse{Status: d.statusOf(rpcEndTransaction, err)}, nil
-}
-
-// RecallMessage is answered with NOT_IMPLEMENTED.
-func (d *Door) RecallMessage(ctx context.Context, req *pb.RecallMessageRequest) (*pb.RecallMessageResponse, error) {
-	err := d.checked(ctx, rpcRecall, func() error {
-		_, err := topicOf(req.GetTopic())
-		return err
-	})
-	return &pb.RecallMessageResponse{Status: d.statusOf(rpcRecall, err)}, nil
-}
-
 // SyncLiteSubscription is answered with NOT_IMPLEMENTED.
 func (d *Door) SyncLiteSubscription(ctx context.Context, req *pb.SyncLiteSubscriptionRequest) (*pb.SyncLiteSubscriptionResponse, error) {
 	err := d.checked(ctx, rpcSyncLite, func() error { return d.names(req.GetTopic(), req.GetGroup()) })

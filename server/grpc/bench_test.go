@@ -43,7 +43,7 @@ func BenchmarkSendCodec(b *testing.B) {
 			if _, err := topicOf(m.GetTopic()); err != nil {
 				b.Fatal(err)
 			}
-			if _, err := checkMessage(m, 4<<20, now); err != nil {
+			if _, err := checkMessage(m, 4<<20); err != nil {
 				b.Fatal(err)
 			}
 			if _, err := stored("TopicTest", m, from, now); err != nil {

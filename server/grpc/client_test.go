@@ -16,6 +16,8 @@ import (
 	client "github.com/apache/rocketmq-clients/golang/v5"
 	"github.com/apache/rocketmq-clients/golang/v5/credentials"
 	pb "github.com/apache/rocketmq-clients/golang/v5/protocol/v2"
+
+	"github.com/cairnmq/cairn/broker"
 )
 
 // These tests drive the door with the official Go client.
@@ -26,18 +28,24 @@ func (r *rig) config(group string) *client.Config {
 
 func (r *rig) producer(topics ...string) client.Producer {
 	r.Helper()
-	p, err := client.NewProducer(r.config(""), client.WithTopics(topics...))
+	p := r.startProducer(client.WithTopics(topics...))
+	r.Cleanup(func() {
+		if err := p.GracefulStop(); err != nil {
+			r.Error(err)
+		}
+	})
+	return p
+}
+
+func (r *rig) startProducer(opts ...client.ProducerOption) client.Producer {
+	r.Helper()
+	p, err := client.NewProducer(r.config(""), opts...)
 	if err != nil {
 		r.Fatal(err)
 	}
 	if err := p.Start(); err != nil {
 		r.Fatal(err)
 	}
-	r.Cleanup(func() {
-		if err := p.GracefulStop(); err != nil {
-			r.Error(err)
-		}
-	})
 	return p
 }
 
@@ -249,7 +257,140 @@ func TestOfficialProducerRefusals(t *testing.T) {
 	if _, err = p.Send(t.Context(), m); rpcCode(err) != pb.Code_ILLEGAL_MESSAGE_TAG {
 		t.Errorf("a tag with a bar: %v", err)
 	}
-	if _, err := p.Recall(context.Background(), "plain", "handle"); rpcCode(err) != pb.Code_NOT_IMPLEMENTED {
+	if _, err := p.Recall(context.Background(), "plain", "handle"); rpcCode(err) != pb.Code_BAD_REQUEST {
 		t.Errorf("recall: %v", errors.Unwrap(err))
+	}
+}
+
+// TestOfficialClientsDelay: delayed messages come in time and not before; what is recalled does not come.
+func TestOfficialClientsDelay(t *testing.T) {
+	r := newRig(t)
+	r.topic("later", "DELAY")
+	p := r.producer("later")
+	began := time.Now()
+	due, handles := map[string]time.Time{}, map[string]string{}
+	for body, after := range map[string]time.Duration{"first": 1500, "recalled": 1800, "second": 2000, "third": 2500} {
+		due[body] = began.Add(after * time.Millisecond)
+		m := &client.Message{Topic: "later", Body: []byte(body)}
+		m.SetDelayTimestamp(due[body])
+		receipts, err := p.Send(t.Context(), m)
+		if err != nil || len(receipts) != 1 || receipts[0].RecallHandle == "" {
+			t.Fatalf("%s: %v, %v", body, receipts, err)
+		}
+		handles[body] = receipts[0].RecallHandle
+	}
+	if id, err := p.Recall(t.Context(), "later", handles["recalled"]); err != nil || id == "" {
+		t.Fatalf("recall: %q, %v", id, err)
+	}
+	sc := r.simpleConsumer("readers", "later", client.SUB_ALL)
+	left := map[string]bool{"first": true, "second": true, "third": true}
+	for len(left) > 0 {
+		got, err := sc.Receive(t.Context(), 1, 20*time.Second)
+		now := time.Now()
+		if err != nil || len(got) != 1 || !left[string(got[0].GetBody())] {
+			t.Fatalf("%v, %v, want %v", got, err, left)
+		}
+		body := string(got[0].GetBody())
+		delete(left, body)
+		if late := now.Sub(due[body]); late < 0 || late > 5*time.Second {
+			t.Errorf("the %s came %v after its time", body, late)
+		}
+		if at := got[0].GetDeliveryTimestamp(); at == nil || at.Sub(due[body]).Abs() > time.Millisecond {
+			t.Errorf("the %s says that it was due at %v, not %v", body, at, due[body])
+		}
+		if err := sc.Ack(t.Context(), got[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := p.Recall(t.Context(), "later", handles["first"]); rpcCode(err) != pb.Code_NOT_FOUND {
+		t.Errorf("recall of what was delivered: %v", err)
+	}
+}
+
+// sendHalf sends a message in a transaction that is not ended.
+func (r *rig) sendHalf(p client.Producer, topic, body string) client.Transaction {
+	r.Helper()
+	tx := p.BeginTransaction()
+	m := &client.Message{Topic: topic, Body: []byte(body)}
+	receipts, err := p.SendWithTransaction(r.Context(), m, tx)
+	if err != nil || len(receipts) != 1 || receipts[0].TransactionId == "" {
+		r.Fatalf("%s: %v, %v", body, receipts, err)
+	}
+	return tx
+}
+
+// TestOfficialTransactions: commit, rollback, and a checker that decides; also one of another producer, after that which has
+// sent the message is gone.
+func TestOfficialTransactions(t *testing.T) {
+	r := newRig(t, func(o *broker.Options) {
+		o.TransactionTimeout, o.CheckInterval = 300*time.Millisecond, 300*time.Millisecond
+	})
+	r.topic("pay", "TRANSACTION")
+	var mu sync.Mutex
+	asked := map[string]int{}
+	checker := client.WithTransactionChecker(&client.TransactionChecker{Check: func(m *client.MessageView) client.TransactionResolution {
+		mu.Lock()
+		defer mu.Unlock()
+		body := string(m.GetBody())
+		asked[body]++
+		switch {
+		case body == "asked twice" && asked[body] == 1:
+			return client.UNKNOWN
+		case body == "regretted" || body == "rolled back": // on a slow machine it is asked for before it is rolled back
+			return client.ROLLBACK
+		}
+		return client.COMMIT
+	}})
+	first := r.startProducer(client.WithTopics("pay"), checker)
+	if err := r.sendHalf(first, "pay", "committed").Commit(); err != nil {
+		t.Fatal(err)
+	}
+	tx := r.sendHalf(first, "pay", "rolled back")
+	if err := tx.RollBack(); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Commit(); rpcCode(err) != pb.Code_INVALID_TRANSACTION_ID {
+		t.Errorf("commit after the rollback: %v", err)
+	}
+	r.sendHalf(first, "pay", "asked twice")
+	r.sendHalf(first, "pay", "regretted")
+	sc := r.simpleConsumer("readers", "pay", client.SUB_ALL)
+	receive := func(want ...string) {
+		t.Helper()
+		left := map[string]bool{}
+		for _, body := range want {
+			left[body] = true
+		}
+		for len(left) > 0 {
+			got, err := sc.Receive(t.Context(), 16, time.Minute)
+			if err != nil {
+				t.Fatalf("waiting for %v: %v", left, err)
+			}
+			for _, m := range got {
+				if !left[string(m.GetBody())] {
+					t.Fatalf("received %q, want %v", m.GetBody(), left)
+				}
+				delete(left, string(m.GetBody()))
+			}
+		}
+	}
+	receive("committed", "asked twice")
+	r.eventually("the regretted one is rolled back", func() bool {
+		open, _, err := r.broker.HalfMessages(broker.HalfQuery{})
+		return err == nil && len(open) == 0
+	})
+	silent := r.startProducer(client.WithTopics("pay")) // has no checker, and so no answer
+	r.sendHalf(silent, "pay", "left behind")
+	if err := silent.GracefulStop(); err != nil {
+		t.Fatal(err)
+	}
+	receive("left behind")
+	if err := first.GracefulStop(); err != nil {
+		t.Error(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if asked["asked twice"] < 2 || asked["regretted"] < 1 || asked["left behind"] < 1 {
+		t.Errorf("asked for %v", asked)
 	}
 }

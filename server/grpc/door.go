@@ -20,10 +20,17 @@
 // it says that it terminates, or when neither a stream nor a call of it has been seen for 20 s. A listener that needs longer
 // than the group's consume timeout gets its message a second time.
 //
+// # Transactions
+//
+// A producer is asked for the end of its transactions on its telemetry stream; any producer that has the topic in its settings,
+// or has sent a transaction to it, may be. A question goes to the newest stream of a client, and is given up, for the broker to
+// ask another producer or later, when the client does not read what it is sent.
+//
 // # Reading order
 //
 // door.go, listen.go (plain text and TLS on one port), rpcs.go (what is served), caller.go and status.go; sessions.go and
-// telemetry.go (who is there); route.go, send.go, receive.go, ack.go, offsets.go (the calls); convert.go and codec.go (bytes).
+// telemetry.go (who is there); route.go, send.go, transaction.go, recall.go, receive.go, ack.go, offsets.go (the
+// calls); convert.go and codec.go (bytes).
 package grpc
 
 import (

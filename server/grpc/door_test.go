@@ -359,7 +359,7 @@ func TestSend(t *testing.T) {
 
 func TestSendRefusals(t *testing.T) {
 	r := newRig(t, func(o *broker.Options) { o.MaxMessageSize, o.AutoCreateTopics = testMaxBody, false })
-	for _, kind := range []string{"NORMAL", "FIFO", "DELAY", "TRANSACTION", "PRIORITY", "LITE"} {
+	for _, kind := range []string{"NORMAL", "FIFO", "DELAY", "TRANSACTION", "PRIORITY", "LITE", "MIXED"} {
 		r.topic("T-"+kind, kind)
 	}
 	r.topic("T", "NORMAL")
@@ -389,16 +389,21 @@ func TestSendRefusals(t *testing.T) {
 		change []func(*pb.Message)
 		want   pb.Code
 	}{
-		"unknown topic":             {[]func(*pb.Message){to("unknown")}, pb.Code_TOPIC_NOT_FOUND},
-		"illegal topic":             {[]func(*pb.Message){to("a b")}, pb.Code_ILLEGAL_TOPIC},
-		"no topic":                  {[]func(*pb.Message){func(m *pb.Message) { m.Topic = nil }}, pb.Code_ILLEGAL_TOPIC},
-		"system topic":              {[]func(*pb.Message){to("RMQ_SYS_TRANS_HALF_TOPIC")}, pb.Code_ILLEGAL_TOPIC},
-		"normal to a FIFO topic":    {[]func(*pb.Message){to("T-FIFO")}, pb.Code_MESSAGE_PROPERTY_CONFLICT_WITH_TYPE},
-		"FIFO to a normal topic":    {[]func(*pb.Message){messageGroup("g")}, pb.Code_MESSAGE_PROPERTY_CONFLICT_WITH_TYPE},
-		"delayed to a normal topic": {[]func(*pb.Message){deliverIn(time.Minute)}, pb.Code_MESSAGE_PROPERTY_CONFLICT_WITH_TYPE},
-		"FIFO":                      {[]func(*pb.Message){to("T-FIFO"), messageGroup("g")}, pb.Code_UNSUPPORTED},
-		"delayed":                   {[]func(*pb.Message){to("T-DELAY"), deliverIn(time.Minute)}, pb.Code_UNSUPPORTED},
-		"transaction":               {[]func(*pb.Message){to("T-TRANSACTION"), transaction}, pb.Code_UNSUPPORTED},
+		"unknown topic":                 {[]func(*pb.Message){to("unknown")}, pb.Code_TOPIC_NOT_FOUND},
+		"illegal topic":                 {[]func(*pb.Message){to("a b")}, pb.Code_ILLEGAL_TOPIC},
+		"no topic":                      {[]func(*pb.Message){func(m *pb.Message) { m.Topic = nil }}, pb.Code_ILLEGAL_TOPIC},
+		"system topic":                  {[]func(*pb.Message){to("RMQ_SYS_TRANS_HALF_TOPIC")}, pb.Code_ILLEGAL_TOPIC},
+		"normal to a FIFO topic":        {[]func(*pb.Message){to("T-FIFO")}, pb.Code_MESSAGE_PROPERTY_CONFLICT_WITH_TYPE},
+		"FIFO to a normal topic":        {[]func(*pb.Message){messageGroup("g")}, pb.Code_MESSAGE_PROPERTY_CONFLICT_WITH_TYPE},
+		"delayed to a normal topic":     {[]func(*pb.Message){deliverIn(time.Minute)}, pb.Code_MESSAGE_PROPERTY_CONFLICT_WITH_TYPE},
+		"FIFO":                          {[]func(*pb.Message){to("T-FIFO"), messageGroup("g")}, pb.Code_UNSUPPORTED},
+		"transaction to a normal topic": {[]func(*pb.Message){transaction}, pb.Code_MESSAGE_PROPERTY_CONFLICT_WITH_TYPE},
+		"delayed transaction to a topic of transactions": {[]func(*pb.Message){to("T-TRANSACTION"), delayedTransaction(time.Minute)},
+			pb.Code_MESSAGE_PROPERTY_CONFLICT_WITH_TYPE},
+		"delayed to a topic of transactions":     {[]func(*pb.Message){to("T-TRANSACTION"), deliverIn(time.Minute)}, pb.Code_MESSAGE_PROPERTY_CONFLICT_WITH_TYPE},
+		"delayed by more than the longest delay": {[]func(*pb.Message){to("T-DELAY"), deliverIn(366 * 24 * time.Hour)}, pb.Code_ILLEGAL_DELIVERY_TIME},
+		"transaction delayed by more than the longest delay": {[]func(*pb.Message){to("T-MIXED"), delayedTransaction(366 * 24 * time.Hour)},
+			pb.Code_ILLEGAL_DELIVERY_TIME},
 		"priority": {[]func(*pb.Message){to("T-PRIORITY"), system(func(s *pb.SystemProperties) {
 			s.Priority, s.MessageType = proto.Int32(1), pb.MessageType_PRIORITY
 		})}, pb.Code_UNSUPPORTED},
@@ -435,21 +440,19 @@ func TestSendMakesTopics(t *testing.T) {
 func TestNotImplemented(t *testing.T) {
 	r := newRig(t)
 	r.topic("T", "NORMAL")
-	answers := func(s *stub, topic, group, transaction string) map[string]*pb.Status {
+	answers := func(s *stub, topic, group string) map[string]*pb.Status {
 		t.Helper()
 		ctx := s.ctx(10 * time.Second)
-		end, err1 := s.EndTransaction(ctx, &pb.EndTransactionRequest{Topic: resource(topic), TransactionId: transaction})
-		dead, err2 := s.ForwardMessageToDeadLetterQueue(ctx, &pb.ForwardMessageToDeadLetterQueueRequest{Topic: resource(topic), Group: resource(group)})
-		recall, err3 := s.RecallMessage(ctx, &pb.RecallMessageRequest{Topic: resource(topic), RecallHandle: "x"})
-		lite, err4 := s.SyncLiteSubscription(ctx, &pb.SyncLiteSubscriptionRequest{Topic: resource(topic), Group: resource(group)})
-		for _, err := range []error{err1, err2, err3, err4} {
+		dead, err1 := s.ForwardMessageToDeadLetterQueue(ctx, &pb.ForwardMessageToDeadLetterQueueRequest{Topic: resource(topic), Group: resource(group)})
+		lite, err2 := s.SyncLiteSubscription(ctx, &pb.SyncLiteSubscriptionRequest{Topic: resource(topic), Group: resource(group)})
+		for _, err := range []error{err1, err2} {
 			if err != nil {
 				t.Fatal(err)
 			}
 		}
-		return map[string]*pb.Status{rpcEndTransaction: end.GetStatus(), rpcForward: dead.GetStatus(), rpcRecall: recall.GetStatus(), rpcSyncLite: lite.GetStatus()}
+		return map[string]*pb.Status{rpcForward: dead.GetStatus(), rpcSyncLite: lite.GetStatus()}
 	}
-	got := answers(r.stub("c1"), "T", "g", "x")
+	got := answers(r.stub("c1"), "T", "g")
 	rpcs := Rpcs()
 	if len(rpcs) != 17 {
 		t.Errorf("%d rpcs", len(rpcs))
@@ -467,18 +470,15 @@ func TestNotImplemented(t *testing.T) {
 	if len(got) > 0 {
 		t.Errorf("not in the table: %v", got)
 	}
-	for name, s := range answers(r.stub("c1"), "a b", "g", "x") {
+	for name, s := range answers(r.stub("c1"), "a b", "g") {
 		if s.GetCode() != pb.Code_ILLEGAL_TOPIC {
 			t.Errorf("%s with an illegal topic: %v", name, s)
 		}
 	}
-	for name, s := range answers(r.stub(""), "T", "g", "x") {
+	for name, s := range answers(r.stub(""), "T", "g") {
 		if s.GetCode() != pb.Code_CLIENT_ID_REQUIRED {
 			t.Errorf("%s without client id: %v", name, s)
 		}
-	}
-	if s := answers(r.stub("c1"), "T", "g", "")[rpcEndTransaction]; s.GetCode() != pb.Code_INVALID_TRANSACTION_ID {
-		t.Errorf("end of no transaction: %v", s)
 	}
 }
 

@@ -209,6 +209,20 @@ func (s *stub) send(topic string, bodies ...string) []*pb.SendResultEntry {
 	return resp.GetEntries()
 }
 
+// sendOne sends one message that is not like all others, and fails the test when it is refused.
+func (s *stub) sendOne(topic, body string, change ...func(*pb.Message)) *pb.SendResultEntry {
+	s.Helper()
+	named := func(m *pb.Message) {
+		m.Topic, m.Body, m.SystemProperties.MessageId = resource(topic), []byte(body), "id-"+body
+	}
+	m := good(append([]func(*pb.Message){named}, change...)...)
+	resp, err := s.SendMessage(s.ctx(10*time.Second), &pb.SendMessageRequest{Messages: []*pb.Message{m}})
+	if err != nil || resp.GetStatus().GetCode() != pb.Code_OK || len(resp.GetEntries()) != 1 {
+		s.Fatalf("send: %v, %v", resp, err)
+	}
+	return resp.GetEntries()[0]
+}
+
 // receiveRequest is that of a simple consumer.
 func receiveRequest(topic, group string, invisible time.Duration) *pb.ReceiveMessageRequest {
 	return &pb.ReceiveMessageRequest{

@@ -16,25 +16,25 @@ type RPC struct {
 // notImplemented are the rpcs that are answered with NOT_IMPLEMENTED, and the answer's text. The handlers take it from
 // here, so that the table cannot say otherwise.
 var notImplemented = map[string]string{
-	rpcEndTransaction: "transactions are not implemented yet",
-	rpcForward:        "dead letters on a client's demand are not implemented yet",
-	rpcRecall:         "delayed messages, and so recalling them, are not implemented yet",
-	rpcSyncLite:       "lite topics are not implemented yet",
+	rpcForward:  "dead letters on a client's demand are not implemented yet",
+	rpcSyncLite: "lite topics are not implemented yet",
 }
 
 // notes on rpcs that are served. What they say of refusals is held true by tests.
 var notes = map[string]string{
-	rpcQueryRoute:  "with auto-create-topics makes a topic that is not there",
-	rpcSend:        "message groups, delivery times, transactions, priorities and lite topics: UNSUPPORTED",
-	rpcReceive:     "SQL filters, FIFO topics and groups: UNSUPPORTED",
-	rpcAssignment:  "one assignment of all queues; FIFO topics and groups: UNSUPPORTED",
-	rpcChange:      "lite topics: UNSUPPORTED",
-	rpcPull:        "not implemented in the reference",
-	rpcUpdate:      "not implemented in the reference",
-	rpcGet:         "not implemented in the reference",
-	rpcQueryOffset: "not implemented in the reference",
-	rpcTelemetry:   "settings; the broker gives no commands to clients yet; lite consumers are refused",
-	rpcHeartbeat:   "lite consumers: UNSUPPORTED",
+	rpcQueryRoute:     "with auto-create-topics makes a topic that is not there",
+	rpcSend:           "delivery times and transactions, each message alone; message groups, priorities and lite topics: UNSUPPORTED",
+	rpcReceive:        "SQL filters, FIFO topics and groups: UNSUPPORTED",
+	rpcAssignment:     "one assignment of all queues; FIFO topics and groups: UNSUPPORTED",
+	rpcChange:         "lite topics: UNSUPPORTED",
+	rpcPull:           "not implemented in the reference",
+	rpcUpdate:         "not implemented in the reference",
+	rpcGet:            "not implemented in the reference",
+	rpcQueryOffset:    "not implemented in the reference",
+	rpcEndTransaction: "a transaction that is not there or was ended otherwise: INVALID_TRANSACTION_ID",
+	rpcRecall:         "no recall handle: BAD_REQUEST; no such delayed message: MESSAGE_NOT_FOUND; delivered: NOT_FOUND",
+	rpcTelemetry:      "settings; the only command to clients is the question for the end of a transaction; lite consumers are refused",
+	rpcHeartbeat:      "lite consumers: UNSUPPORTED",
 }
 
 // Names of the rpcs.

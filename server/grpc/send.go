@@ -3,6 +3,7 @@ package grpc
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -10,10 +11,12 @@ import (
 	pb "github.com/apache/rocketmq-clients/golang/v5/protocol/v2"
 
 	"github.com/cairnmq/cairn/broker"
+	"github.com/cairnmq/cairn/catalog"
 	"github.com/cairnmq/cairn/message"
 )
 
-// SendMessage stores one or more messages of one topic, all or none. They go to one queue, which the broker chooses.
+// SendMessage stores one or more messages of one topic, all or none. They go to one queue, which the broker chooses. A message
+// that is delayed or a transaction comes alone, gets its queue offset later and is answered with what names it until then.
 func (d *Door) SendMessage(ctx context.Context, req *pb.SendMessageRequest) (*pb.SendMessageResponse, error) {
 	results, err := d.send(ctx, req)
 	if err != nil {
@@ -21,15 +24,18 @@ func (d *Door) SendMessage(ctx context.Context, req *pb.SendMessageRequest) (*pb
 	}
 	resp := &pb.SendMessageResponse{Status: statusOK, Entries: make([]*pb.SendResultEntry, len(results))}
 	for i := range results {
+		r := &results[i]
 		resp.Entries[i] = &pb.SendResultEntry{
-			Status: statusOK, MessageId: req.Messages[i].GetSystemProperties().GetMessageId(), Offset: results[i].QueueOffset,
+			Status: statusOK, MessageId: req.Messages[i].GetSystemProperties().GetMessageId(), Offset: r.QueueOffset,
+			TransactionId: r.TransactionID, RecallHandle: r.RecallHandle,
 		}
 	}
 	return resp, nil
 }
 
 func (d *Door) send(ctx context.Context, req *pb.SendMessageRequest) ([]broker.SendResult, error) {
-	if _, err := clientOf(ctx); err != nil {
+	id, err := clientOf(ctx)
+	if err != nil {
 		return nil, err
 	}
 	if len(req.GetMessages()) == 0 {
@@ -39,13 +45,12 @@ func (d *Door) send(ctx context.Context, req *pb.SendMessageRequest) ([]broker.S
 	if err != nil {
 		return nil, err
 	}
-	now := d.clock.Now()
 	kinds := make([]pb.MessageType, len(req.Messages))
 	for i, m := range req.Messages {
 		if i > 0 && nameOf(m.GetTopic()) != topic {
 			return nil, refuse(pb.Code_MESSAGE_CORRUPTED, "messages of different topics in one request")
 		}
-		if kinds[i], err = checkMessage(m, d.opts.MaxMessageSize, now); err != nil {
+		if kinds[i], err = checkMessage(m, d.opts.MaxMessageSize); err != nil {
 			return nil, err
 		}
 	}
@@ -53,15 +58,15 @@ func (d *Door) send(ctx context.Context, req *pb.SendMessageRequest) ([]broker.S
 	if err != nil {
 		return nil, err
 	}
-	for _, kind := range kinds {
-		if !accepts(t.MessageType(), kind) {
-			return nil, refuse(pb.Code_MESSAGE_PROPERTY_CONFLICT_WITH_TYPE, "topic %s is for %s messages, not for %s", topic, t.MessageType(), kind)
-		}
-		if kind != pb.MessageType_NORMAL {
-			return nil, refuse(pb.Code_UNSUPPORTED, "%s messages are not supported yet", kind)
+	for i, kind := range kinds {
+		if err := checkKind(t, kind, req.Messages[i].GetSystemProperties()); err != nil {
+			return nil, err
 		}
 	}
-	from := addressOf(ctx)
+	if slices.Contains(kinds, pb.MessageType_TRANSACTION) {
+		d.willAsk(ctx, id, req.Messages[0].GetTopic())
+	}
+	now, from := d.clock.Now(), addressOf(ctx)
 	out := broker.SendRequest{ProducerGroup: topic, Topic: topic, QueueID: -1, Messages: make([]message.Message, len(req.Messages))}
 	for i, m := range req.Messages {
 		if out.Messages[i], err = stored(topic, m, from, now); err != nil {
@@ -69,6 +74,23 @@ func (d *Door) send(ctx context.Context, req *pb.SendMessageRequest) ([]broker.S
 		}
 	}
 	return d.broker.Send(ctx, &out)
+}
+
+// checkKind holds the kind of a message against its topic's, and against what is served.
+func checkKind(t *catalog.Topic, kind pb.MessageType, s *pb.SystemProperties) error {
+	if !accepts(t.MessageType(), kind) {
+		return refuse(pb.Code_MESSAGE_PROPERTY_CONFLICT_WITH_TYPE, "topic %s is for %s messages, not for %s", t.Name, t.MessageType(), kind)
+	}
+	switch kind {
+	case pb.MessageType_NORMAL, pb.MessageType_DELAY:
+		return nil
+	case pb.MessageType_TRANSACTION:
+		if s.GetDeliveryTimestamp() != nil && !accepts(t.MessageType(), pb.MessageType_DELAY) {
+			return refuse(pb.Code_MESSAGE_PROPERTY_CONFLICT_WITH_TYPE, "topic %s is for %s messages, not for delayed transactions", t.Name, t.MessageType())
+		}
+		return nil
+	}
+	return refuse(pb.Code_UNSUPPORTED, "%s messages are not supported yet", kind)
 }
 
 // gzipFlags are the bits of sysFlag for what the protocol calls GZIP; bits 8 to 10 are the type.
@@ -115,6 +137,15 @@ func properties(topic string, m *pb.Message, from netip.AddrPort, born int64) []
 	p = message.AppendProperty(p, message.PropUniqueKey, s.GetMessageId())
 	p = message.AppendProperty(p, message.PropReconsume, strconv.Itoa(int(s.GetDeliveryAttempt())))
 	p = message.AppendProperty(p, message.PropProducerGroup, topic)
+	if s.GetDeliveryTimestamp() != nil {
+		p = message.AppendProperty(p, message.PropTimerDeliver, strconv.FormatInt(deliveryTime(s), 10))
+	}
+	if s.GetMessageType() == pb.MessageType_TRANSACTION {
+		p = message.AppendProperty(p, message.PropTranMsg, "true")
+		if wait := s.GetOrphanedTransactionRecoveryDuration().AsDuration(); wait > 0 {
+			p = message.AppendProperty(p, message.PropTranImmunity, strconv.FormatInt(roundUp(int64(wait), int64(time.Second)), 10))
+		}
+	}
 	if s.GetTraceContext() != "" {
 		p = message.AppendProperty(p, message.PropTraceContext, s.GetTraceContext())
 	}
@@ -125,3 +156,12 @@ func properties(topic string, m *pb.Message, from netip.AddrPort, born int64) []
 	p = message.AppendProperty(p, message.PropBornHost, host)
 	return message.AppendProperty(p, message.PropBornTimestamp, strconv.FormatInt(born, 10))
 }
+
+// deliveryTime is the first whole millisecond that is not before the delivery timestamp, and not before 1970.
+func deliveryTime(s *pb.SystemProperties) int64 {
+	t := s.GetDeliveryTimestamp()
+	return max(0, t.GetSeconds()*1000+roundUp(int64(t.GetNanos()), int64(time.Millisecond)))
+}
+
+// roundUp divides n, which is not negative.
+func roundUp(n, by int64) int64 { return (n + by - 1) / by }

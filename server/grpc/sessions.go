@@ -2,6 +2,7 @@ package grpc
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,6 +28,10 @@ const (
 	giveBackAfter = time.Second
 	// giveBackAtOnce bounds the messages that are given back at the same time.
 	giveBackAtOnce = 256
+	// maxCommands bounds what waits to be written to one telemetry stream, maxLearned the topics that a producer sends
+	// transactions to without having them in its settings.
+	maxCommands = 64
+	maxLearned  = 1024
 )
 
 // session is what the door knows of one client, for as long as the client lives.
@@ -41,6 +46,8 @@ type session struct {
 		leases   map[string]lease // by receipt handle: what was received with auto_renew and is not settled
 		checked  int64            // ms, when leases were last rid of what is over
 		gone     bool
+		learned  []*pb.Resource // topics of a producer that are not in its settings
+		commands []chan encoded // of its telemetry streams, the newest last
 	}
 }
 
@@ -55,7 +62,7 @@ type lease struct {
 type settings struct {
 	kind           pb.ClientType
 	group          string
-	topics         []string // of a producer
+	topics         []*pb.Resource // of a producer
 	consumer       broker.ConsumerInfo
 	requestTimeout time.Duration
 	language       string
@@ -245,6 +252,78 @@ func (c *session) set(s *settings) {
 	c.mu.Lock()
 	c.mu.settings = s
 	c.mu.Unlock()
+}
+
+// learn remembers a topic that a producer sends transactions to; false when it is known already.
+func (c *session) learn(topic *pb.Resource) bool {
+	if c.produced(nameOf(topic)) != nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.mu.learned) >= maxLearned {
+		return false
+	}
+	c.mu.learned = append(c.mu.learned, topic)
+	return true
+}
+
+// produces lists the topics of a producer, as it names them.
+func (c *session) produces() []*pb.Resource {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mu.settings == nil {
+		return nil
+	}
+	return slices.Concat(c.mu.settings.topics, c.mu.learned)
+}
+
+// produced is how a producer names one of its topics; nil when it is none of them.
+func (c *session) produced(name string) *pb.Resource {
+	for _, topic := range c.produces() {
+		if nameOf(topic) == name {
+			return topic
+		}
+	}
+	return nil
+}
+
+// listen makes room for the commands of one telemetry stream.
+func (c *session) listen() chan encoded {
+	commands := make(chan encoded, maxCommands)
+	c.mu.Lock()
+	c.mu.commands = append(c.mu.commands, commands)
+	c.mu.Unlock()
+	return commands
+}
+
+// command leaves a command for the client's newest stream that has room; false when there is none.
+func (c *session) command(cmd encoded) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, commands := range slices.Backward(c.mu.commands) {
+		select {
+		case commands <- cmd:
+			return true
+		default:
+		}
+	}
+	return false
+}
+
+// unlisten ends what listen began, and returns how many bytes of commands nobody will send any more.
+func (c *session) unlisten(commands chan encoded) (lost int64) {
+	c.mu.Lock()
+	c.mu.commands = slices.DeleteFunc(c.mu.commands, func(other chan encoded) bool { return other == commands })
+	c.mu.Unlock()
+	for {
+		select {
+		case cmd := <-commands:
+			lost += int64(len(*cmd.buf))
+		default:
+			return lost
+		}
+	}
 }
 
 // undo makes visible again what was popped for a call whose client has gone.

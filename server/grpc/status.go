@@ -44,6 +44,9 @@ var codes = map[broker.Code]pb.Code{
 	broker.CodeOffsetNotFound:     pb.Code_OFFSET_NOT_FOUND,
 	broker.CodeNotFound:           pb.Code_MESSAGE_NOT_FOUND,
 	broker.CodeClosing:            pb.Code_INTERNAL_SERVER_ERROR, // and not a client's fault: it must try again
+	broker.CodeDelayTooLong:       pb.Code_ILLEGAL_DELIVERY_TIME,
+	broker.CodeDelivered:          pb.Code_NOT_FOUND, // none is left to recall; MESSAGE_NOT_FOUND: there never was one
+	broker.CodeConflict:           pb.Code_INVALID_TRANSACTION_ID,
 }
 
 // statusOf is OK for nil.

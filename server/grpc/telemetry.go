@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,7 +33,7 @@ const (
 )
 
 // Telemetry keeps a stream for as long as the client lives: it brings the client's settings, and answers them with what the
-// server has made of them.
+// server has made of them. Producers get commands on it: they are asked for the end of transactions.
 //
 // A stream whose settings cannot be is ended with a gRPC error, since clients that start wait for settings and for nothing else.
 func (d *Door) Telemetry(stream pb.MessagingService_TelemetryServer) error {
@@ -46,6 +47,8 @@ func (d *Door) Telemetry(stream pb.MessagingService_TelemetryServer) error {
 		return telemetryError(err)
 	}
 	defer d.sessions.closed(c)
+	toClient := c.listen()
+	defer func() { d.answering.Add(-c.unlisten(toClient)) }()
 	commands, failed := receiveCommands(stream)
 	for {
 		select {
@@ -56,10 +59,17 @@ func (d *Door) Telemetry(stream pb.MessagingService_TelemetryServer) error {
 				return nil
 			}
 			return err
+		case cmd := <-toClient:
+			size := int64(len(*cmd.buf)) // it is gRPC's afterwards
+			err := stream.SendMsg(cmd)
+			d.answering.Add(-size)
+			if err != nil {
+				return err
+			}
 		case cmd := <-commands:
 			s := cmd.GetSettings()
 			if s == nil {
-				// Answers to commands; we give none.
+				// Answers to commands that we do not give: the end of a transaction comes as a call.
 				d.log.Debug().Str("client", id).Msg("telemetry without settings")
 				continue
 			}
@@ -140,12 +150,11 @@ func (d *Door) mergeSettings(ctx context.Context, c *session, in *pb.Settings) (
 func (d *Door) mergePublishing(s *settings, out *pb.Settings) error {
 	p := out.GetPublishing()
 	for _, r := range p.GetTopics() {
-		name, err := topicOf(r)
-		if err != nil {
+		if _, err := topicOf(r); err != nil {
 			return err
 		}
-		s.topics = append(s.topics, name)
 	}
+	s.topics = slices.Clone(p.GetTopics())
 	if s.kind == pb.ClientType_CLIENT_TYPE_UNSPECIFIED {
 		s.kind = pb.ClientType_PRODUCER
 	}
@@ -237,8 +246,9 @@ func (d *Door) register(ctx context.Context, c *session, s *settings) {
 		ID: c.id, Address: addressOf(ctx), Language: s.language, Version: remotingVersion, Protocol: "grpc", Conn: c,
 	}
 	if s.kind == pb.ClientType_PRODUCER {
-		for _, topic := range s.topics {
-			d.broker.Clients().RegisterProducer(topic, client)
+		client.Check = func(q *broker.TransactionCheck) bool { return d.check(c, q) }
+		for _, topic := range c.produces() {
+			d.broker.Clients().RegisterProducer(nameOf(topic), client)
 		}
 		return
 	}

@@ -14,12 +14,11 @@ const (
 	maxProperties    = 128      // of the user
 	maxPropertyBytes = 16 << 10 // names and values of the user's properties, tag and keys
 	maxMessageGroup  = 64       // bytes; 64 is one too many already
-	maxDelay         = 24 * time.Hour
 	maxRecovery      = time.Hour
 )
 
 // checkMessage holds a message against everything that can be said without its topic. Its kind is what its properties make it.
-func checkMessage(m *pb.Message, maxBody int, now time.Time) (kind pb.MessageType, err error) {
+func checkMessage(m *pb.Message, maxBody int) (kind pb.MessageType, err error) {
 	switch n := len(m.GetBody()); {
 	case n == 0:
 		return 0, refuse(pb.Code_MESSAGE_BODY_EMPTY, "the body is empty")
@@ -41,11 +40,12 @@ func checkMessage(m *pb.Message, maxBody int, now time.Time) (kind pb.MessageTyp
 			return 0, refuse(pb.Code_ILLEGAL_MESSAGE_GROUP, "the message group is blank, has control characters or %d bytes or more", maxMessageGroup)
 		}
 	}
-	if t := s.GetDeliveryTimestamp(); t != nil && t.AsTime().After(now.Add(maxDelay)) {
-		return 0, refuse(pb.Code_ILLEGAL_DELIVERY_TIME, "delivery is more than %s away", maxDelay)
+	// Whether it is too far away is the broker's to say.
+	if t := s.GetDeliveryTimestamp(); t != nil && !t.IsValid() {
+		return 0, refuse(pb.Code_ILLEGAL_DELIVERY_TIME, "the delivery timestamp is none: %s", t.CheckValid())
 	}
-	if s.GetOrphanedTransactionRecoveryDuration().AsDuration() > maxRecovery {
-		return 0, refuse(pb.Code_BAD_REQUEST, "the recovery duration is longer than %s", maxRecovery)
+	if t := s.GetOrphanedTransactionRecoveryDuration(); t != nil && (!t.IsValid() || t.AsDuration() < 0 || t.AsDuration() > maxRecovery) {
+		return 0, refuse(pb.Code_BAD_REQUEST, "the recovery duration is not within 0 to %s", maxRecovery)
 	}
 	if s.Priority != nil && s.GetPriority() < 0 {
 		return 0, refuse(pb.Code_BAD_REQUEST, "the priority is negative")
@@ -102,7 +102,8 @@ func controlled(s string) bool {
 	return false
 }
 
-// kindOf is what a message's properties make it. A type that is declared must agree.
+// kindOf is what a message's properties make it. A type that is declared must agree. A transaction may have a delivery time: it
+// waits for that from its commit on.
 func kindOf(s *pb.SystemProperties) (pb.MessageType, error) {
 	kind, marks := pb.MessageType_NORMAL, 0
 	is := func(k pb.MessageType, set bool) {
@@ -113,7 +114,7 @@ func kindOf(s *pb.SystemProperties) (pb.MessageType, error) {
 	}
 	declared := s.GetMessageType()
 	is(pb.MessageType_FIFO, s.MessageGroup != nil)
-	is(pb.MessageType_DELAY, s.GetDeliveryTimestamp() != nil)
+	is(pb.MessageType_DELAY, s.GetDeliveryTimestamp() != nil && declared != pb.MessageType_TRANSACTION)
 	is(pb.MessageType_PRIORITY, s.Priority != nil)
 	is(pb.MessageType_LITE, s.GetLiteTopic() != "")
 	is(pb.MessageType_TRANSACTION, declared == pb.MessageType_TRANSACTION)

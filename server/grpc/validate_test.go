@@ -67,10 +67,19 @@ func messageGroup(g string) func(*pb.Message) {
 	return system(func(s *pb.SystemProperties) { s.MessageGroup, s.MessageType = &g, pb.MessageType_FIFO })
 }
 
-func deliverIn(d time.Duration) func(*pb.Message) {
+func deliverIn(d time.Duration) func(*pb.Message) { return deliverAt(time.Now().Add(d)) }
+
+func deliverAt(t time.Time) func(*pb.Message) {
 	return system(func(s *pb.SystemProperties) {
-		s.DeliveryTimestamp, s.MessageType = timestamppb.New(time.Now().Add(d)), pb.MessageType_DELAY
+		s.DeliveryTimestamp, s.MessageType = timestamppb.New(t), pb.MessageType_DELAY
 	})
+}
+
+func delayedTransaction(d time.Duration) func(*pb.Message) {
+	return func(m *pb.Message) {
+		deliverIn(d)(m)
+		kind(pb.MessageType_TRANSACTION)(m)
+	}
 }
 
 func tag(v string) func(*pb.Message) {
@@ -126,7 +135,15 @@ var illegalMessages = []struct {
 	{"group of 65 characters", messageGroup(strings.Repeat("g", 65)), pb.Code_ILLEGAL_MESSAGE_GROUP},
 	{"group of 64 characters", messageGroup(strings.Repeat("g", 64)), pb.Code_ILLEGAL_MESSAGE_GROUP},
 	{"group with a control character", messageGroup("g\t"), pb.Code_ILLEGAL_MESSAGE_GROUP},
-	{"more than a day away", deliverIn(25 * time.Hour), pb.Code_ILLEGAL_DELIVERY_TIME},
+	{"no delivery time", system(func(s *pb.SystemProperties) {
+		s.DeliveryTimestamp, s.MessageType = &timestamppb.Timestamp{Nanos: -1}, pb.MessageType_DELAY
+	}), pb.Code_ILLEGAL_DELIVERY_TIME},
+	{"delivery after the last year", system(func(s *pb.SystemProperties) {
+		s.DeliveryTimestamp, s.MessageType = &timestamppb.Timestamp{Seconds: 1 << 62}, pb.MessageType_DELAY
+	}), pb.Code_ILLEGAL_DELIVERY_TIME},
+	{"recovery before now", system(func(s *pb.SystemProperties) {
+		s.OrphanedTransactionRecoveryDuration = durationpb.New(-time.Second)
+	}), pb.Code_BAD_REQUEST},
 	{"recovery after two hours", system(func(s *pb.SystemProperties) {
 		s.OrphanedTransactionRecoveryDuration = durationpb.New(2 * time.Hour)
 	}), pb.Code_BAD_REQUEST},
@@ -145,7 +162,7 @@ var illegalMessages = []struct {
 
 func TestCheckMessage(t *testing.T) {
 	for _, c := range illegalMessages {
-		_, err := checkMessage(good(c.change), testMaxBody, time.Now())
+		_, err := checkMessage(good(c.change), testMaxBody)
 		if codeOf(err) != c.want {
 			t.Errorf("%s: %v, want %v", c.name, err, c.want)
 		}
@@ -163,6 +180,7 @@ func TestKinds(t *testing.T) {
 		{messageGroup("g"), pb.MessageType_FIFO, "FIFO"},
 		{deliverIn(time.Minute), pb.MessageType_DELAY, "DELAY"},
 		{kind(pb.MessageType_TRANSACTION), pb.MessageType_TRANSACTION, "TRANSACTION"},
+		{delayedTransaction(time.Minute), pb.MessageType_TRANSACTION, "TRANSACTION"},
 		{system(func(s *pb.SystemProperties) {
 			s.Priority, s.MessageType = proto.Int32(3), pb.MessageType_PRIORITY
 		}), pb.MessageType_PRIORITY, "PRIORITY"},
@@ -170,7 +188,7 @@ func TestKinds(t *testing.T) {
 			s.LiteTopic, s.MessageType = proto.String("l"), pb.MessageType_LITE
 		}), pb.MessageType_LITE, "LITE"},
 	} {
-		got, err := checkMessage(good(c.change), testMaxBody, time.Now())
+		got, err := checkMessage(good(c.change), testMaxBody)
 		if err != nil || got != c.want {
 			t.Errorf("%v, %v, want %v", got, err, c.want)
 		}
