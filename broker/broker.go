@@ -2,8 +2,9 @@
 // waiters of long polls; and the due loop, which owns the clock.
 //
 // Read broker.go first, then the file of the verb in question: send.go and sendop.go, sendback.go, pull.go and pullwait.go,
-// pop.go, offsets.go and reset.go, query.go, topics.go, groups.go, clients.go, locks.go, tools.go; below them are changes.go
-// (one change of a name at a time), due.go, waiters.go, workers.go, meters.go, rates.go and trends.go.
+// pop.go, transaction.go, recall.go and timers.go, offsets.go and reset.go, query.go, topics.go, groups.go, clients.go, locks.go,
+// tools.go; below them are changes.go (one change of a name at a time), due.go, fire.go, check.go, waiters.go, workers.go,
+// meters.go, rates.go and trends.go.
 //
 // Rules: a verb changes nothing but by a record in the log, and what it answers is applied. What is only in memory here
 // (clients, locks, waiters, counters) may be gone after a restart without a promise being broken. Nothing that the folder
@@ -141,6 +142,8 @@ type Broker struct {
 	rotation *rotation
 	rates    *rates
 	meters   *meters
+	halves   *halfMeters
+	checker  *checker
 	metrics  *metrics
 
 	listeners struct {
@@ -167,6 +170,7 @@ func Open(ctx context.Context, storeOpts store.Options, opts Options) (*Broker, 
 		locks: newQueueLocks(opts.Clock), rates: newRates(opts.Clock), expiry: make(chan struct{}, 1), gate: newGate(),
 	}
 	b.meters = newMeters(b.rates, b.isSystemTopic)
+	b.halves = newHalfMeters()
 	b.clients = newClients(opts.Clock, b.notifiesMembers)
 	storeOpts.OnApplied = b.waiters.arrived
 	if storeOpts.Clock == nil {
@@ -202,6 +206,8 @@ func (b *Broker) start() {
 	b.upkeep.Go(func() { b.expireStore(ctx) })
 	b.firer = newFirer(b.store, b.clock, b.log)
 	b.upkeep.Go(func() { b.firer.run(ctx) })
+	b.checker = newChecker(b)
+	b.upkeep.Go(func() { b.checker.run(ctx) })
 	b.due.every(sampleEvery, b.rates.sample)
 	b.due.every(clientScan, func() { b.clients.expire(); b.offsets.expire() })
 	b.due.every(lockExpiry, b.locks.expire)

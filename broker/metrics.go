@@ -26,8 +26,10 @@ type metrics struct {
 	topics, groups, permission               *prometheus.Desc
 	producers, consumers                     *prometheus.Desc
 	lag, ready, inFlight                     *prometheus.Desc
+	timers, timerLateness                    *prometheus.Desc
 	storageSize, flushBehind, dispatchBehind *prometheus.Desc
 	waiting, durability                      *prometheus.Desc
+	transactions                             transactionMetrics
 }
 
 func newMetrics(b *Broker) *metrics {
@@ -57,11 +59,14 @@ func newMetrics(b *Broker) *metrics {
 		lag:            desc("rocketmq_consumer_lag_messages", "Messages not yet consumed: ready and in flight.", place...),
 		ready:          desc("rocketmq_consumer_ready_messages", "Messages that can be handed out now.", place...),
 		inFlight:       desc("rocketmq_consumer_inflight_messages", "Messages handed out and not acknowledged.", place...),
+		timers:         desc("rocketmq_timing_messages", "Delayed messages that wait for their time.", "topic"),
+		timerLateness:  desc("cairn_timer_lateness_ms", "How late delayed messages became visible, in ms."),
 		storageSize:    desc("rocketmq_storage_size", "Bytes on disk: log and index.", storage...),
 		flushBehind:    desc("rocketmq_storage_flush_behind_bytes", "Bytes of the log that are not synced yet.", storage...),
 		dispatchBehind: desc("rocketmq_storage_dispatch_behind_bytes", "Bytes of the log that are not applied yet.", storage...),
 		waiting:        desc("cairn_waiting_requests", "Long polls that wait for messages.", "verb"),
 		durability:     desc("cairn_durability_mode", "1 for the mode in force.", "mode"),
+		transactions:   newTransactionMetrics(desc),
 	}
 }
 
@@ -69,9 +74,12 @@ func newMetrics(b *Broker) *metrics {
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		m.messagesIn, m.throughputIn, m.messageSize, m.messagesOut, m.throughputOut, m.toDLQ, m.topics, m.groups, m.permission,
-		m.producers, m.consumers, m.lag, m.ready, m.inFlight, m.storageSize, m.flushBehind, m.dispatchBehind, m.waiting,
-		m.durability,
+		m.producers, m.consumers, m.lag, m.ready, m.inFlight, m.timers, m.timerLateness, m.storageSize, m.flushBehind,
+		m.dispatchBehind, m.waiting, m.durability,
 	} {
+		ch <- d
+	}
+	for _, d := range m.transactions.descs() {
 		ch <- d
 	}
 }
@@ -90,6 +98,8 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.collectOut(ch)
 	m.collectClients(gauge)
 	m.collectLag(gauge)
+	m.collectTimers(ch, gauge)
+	m.transactions.collect(m.b, ch)
 
 	topics, groups := m.b.catalog.Counts()
 	gauge(m.topics, float64(topics))
@@ -158,6 +168,33 @@ func (m *metrics) collectOut(ch chan<- prometheus.Metric) {
 			counter(ch, m.toDLQ, messages, d.group, d.topic, strconv.FormatBool(d.system))
 		}
 	})
+}
+
+// collectTimers tells of the first maxSeries topics that have timers, and of the others together.
+func (m *metrics) collectTimers(ch chan<- prometheus.Metric, gauge func(*prometheus.Desc, float64, ...string)) {
+	topics, others := 0, int64(0)
+	err := m.b.EachPendingTimers(func(topic string, n int64) bool {
+		if topics++; topics > maxSeries {
+			others += n
+			return true
+		}
+		gauge(m.timers, float64(n), topic)
+		return true
+	})
+	if err != nil {
+		m.b.log.Warn().Err(err).Msg("metrics: cannot count timers")
+	}
+	if others > 0 {
+		gauge(m.timers, float64(others), otherName)
+	}
+	late := &m.b.firer.late
+	buckets, below := map[float64]uint64{}, uint64(0)
+	for i, bound := range latenessBounds {
+		below += uint64(late.classes[i].Load())
+		buckets[float64(bound)] = below
+	}
+	all := max(uint64(late.total()), below)
+	ch <- prometheus.MustNewConstHistogram(m.timerLateness, all, float64(late.sum.Load()), buckets)
 }
 
 // clientKey is what clients are counted by; group and mode are empty for producers.
