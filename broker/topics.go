@@ -22,7 +22,8 @@ const (
 )
 
 // standingTopics are there from the first start, because clients and tools expect them: the template of topics made on
-// demand, the topics by which tools find a cluster or a broker, the ones for replies to requests, traces and benchmarks.
+// demand, the topics by which tools find a cluster or a broker, the ones for replies to requests, traces and benchmarks, and
+// those by which tools look at what waits, which stay empty (see WaitingQueues).
 func (b *Broker) standingTopics() []catalog.Topic {
 	o := &b.opts
 	topics := []catalog.Topic{
@@ -32,6 +33,9 @@ func (b *Broker) standingTopics() []catalog.Topic {
 		newTopic("SELF_TEST_TOPIC", 1, permReadWrite),
 		newTopic("RMQ_SYS_TRACE_TOPIC", 1, permReadWrite),
 		newTopic(benchmarkTopic, 16, permReadWrite),
+		newTopic(scheduleTopic, scheduleQueues, permReadWrite),
+		newTopic(halfTopic, 1, permReadWrite),
+		newTopic(parkedTopic, 1, permReadWrite),
 	}
 	if o.AutoCreateTopics {
 		topics = append(topics, newTopic(templateTopic, o.DefaultQueues, permReadWrite|catalog.PermInherit))
