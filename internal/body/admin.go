@@ -114,3 +114,21 @@ type QueueEntries struct {
 	QueueData     []QueueEntry  `json:"queueData"`
 	Subscription  *Subscription `json:"subscriptionData,omitempty"`
 }
+
+// DelayOffsets answers GET_ALL_DELAY_OFFSET: how far each delay level has been let go.
+type DelayOffsets struct {
+	DataVersion DataVersion     `json:"dataVersion"`
+	OffsetTable map[int32]int64 `json:"offsetTable"`
+}
+
+// TimerMetrics answers GET_TIMER_METRICS: pending timers by topic.
+type TimerMetrics struct {
+	DataVersion DataVersion           `json:"dataVersion"`
+	TimingCount map[string]TimerCount `json:"timingCount"`
+}
+
+// TimerCount is the pending timers of one topic, and when (ms) they were counted.
+type TimerCount struct {
+	Count     int64 `json:"count"`
+	TimeStamp int64 `json:"timeStamp"`
+}

@@ -27,7 +27,9 @@ const (
 	NotifyConsumerIDsChanged = 40 // broker to client
 	LockBatch                = 41
 	UnlockBatch              = 42
+	GetAllDelayOffset        = 45
 	CheckClientConfig        = 46
+	GetTimerMetrics          = 61
 	PutKVConfig              = 100
 	GetKVConfig              = 101
 	DeleteKVConfig           = 102
@@ -57,6 +59,7 @@ const (
 	SendMessageV2            = 310
 	SendBatchMessage         = 320
 	QueryDataVersion         = 322
+	ResumeCheckHalfMessage   = 323
 	SendReplyMessage         = 324
 	SendReplyMessageV2       = 325
 	PushReplyMessage         = 326 // broker to client

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cairnmq/cairn/commitlog"
+	"github.com/cairnmq/cairn/delay"
 	"github.com/cairnmq/cairn/internal/wire"
 )
 
@@ -18,7 +19,6 @@ const (
 	cleanExpiredQueues   = 306
 	cleanUnusedTopics    = 316
 	deleteExpiredLog     = 329
-	standardDelayLevels  = "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h"
 	traceTopic           = "RMQ_SYS_TRACE_TOPIC"
 	configurationIsFixed = "the configuration is read at start (cairn.yaml, CAIRN_… variables, flags) and cannot be changed from here"
 )
@@ -77,15 +77,22 @@ func brokerConfig(_ context.Context, d *Door, _ *session, _, resp *wire.Command)
 		{"listenPort", o.Advertise.Port()},
 		{"mappedFileSizeCommitLog", storage.SegmentSize},
 		{"maxMessageSize", o.MaxMessageSize},
-		{"messageDelayLevel", standardDelayLevels},
+		{"messageDelayLevel", levelsText(o.DelayLevels)},
 		{"msgTraceTopicName", traceTopic},
+		{"recallMessageEnable", true},
 		{"regionId", "DefaultRegion"},
 		{"slaveReadEnable", false},
 		{"storePathCommitLog", filepath.Join(dir, "log")},
 		{"storePathRootDir", dir},
 		{"storeType", storage.Engine},
+		{"timerMaxDelaySec", int64(o.MaxDelay / time.Second)},
+		{"timerPrecisionMs", 1},
+		{"timerWheelEnable", true},
 		{"traceOn", true},
 		{"traceTopicEnable", true},
+		{"transactionCheckInterval", o.CheckInterval.Milliseconds()},
+		{"transactionCheckMax", o.MaxChecks},
+		{"transactionTimeOut", o.TransactionTimeout.Milliseconds()},
 		{"useTLS", d.opts.Wire.TLS != nil},
 	} {
 		fmt.Fprintf(&b, "%s=%s\n", p.key, escapeProperty(fmt.Sprint(p.value)))
@@ -93,6 +100,25 @@ func brokerConfig(_ context.Context, d *Door, _ *session, _, resp *wire.Command)
 	resp.Fields.Add("version", string(version))
 	resp.Body = []byte(b.String())
 	return nil
+}
+
+// levelsText writes delay levels as the reference's configuration has them, each in the largest unit that it is whole in.
+func levelsText(levels delay.Levels) string {
+	words := make([]string, len(levels))
+	for i, l := range levels {
+		n, unit := int64(l/time.Second), "s"
+		for _, larger := range []struct {
+			times int64
+			unit  string
+		}{{60, "m"}, {60, "h"}, {24, "d"}} {
+			if n%larger.times != 0 {
+				break
+			}
+			n, unit = n/larger.times, larger.unit
+		}
+		words[i] = strconv.FormatInt(n, 10) + unit
+	}
+	return strings.Join(words, " ")
 }
 
 // escapeProperty writes a value so that java.util.Properties reads it back.

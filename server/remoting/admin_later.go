@@ -3,16 +3,15 @@ package remoting
 // The codes of this file are known and not served: what they are about comes with a later release, or does not exist here.
 
 const (
-	withTimers       = "timed messages come with a later release"
-	withTransactions = "transactions come with a later release"
-	withLite         = "lite topics come with a later release"
-	withAuth         = "users and rights come with a later release"
-	withReplicas     = "replication comes with a later release"
-	withPop          = "POP over Remoting comes with a later release"
-	noStatic         = "there are no static topics"
-	noCold           = "there is no control of cold reads"
-	noFiles          = "state is in the log and its index, not in files or engines of their own"
-	noContainer      = "there is no broker container"
+	withLite      = "lite topics come with a later release"
+	withAuth      = "users and rights come with a later release"
+	withReplicas  = "replication comes with a later release"
+	withPop       = "POP over Remoting comes with a later release"
+	noStatic      = "there are no static topics"
+	noTimerEngine = "timers are rows of the index: there is no timer wheel and no engine to choose"
+	noCold        = "there is no control of cold reads"
+	noFiles       = "state is in the log and its index, not in files or engines of their own"
+	noContainer   = "there is no broker container"
 )
 
 type laterCode struct {
@@ -23,10 +22,7 @@ type laterCode struct {
 
 var laterCodes = map[int]laterCode{
 	43:     {"GET_ALL_CONSUMER_OFFSET", TierInternal, withReplicas},
-	45:     {"GET_ALL_DELAY_OFFSET", TierInternal, withTimers},
-	60:     {"GET_TIMER_CHECK_POINT", TierInternal, withTimers},
-	61:     {"GET_TIMER_METRICS", TierInternal, withTimers},
-	323:    {"RESUME_CHECK_HALF_MESSAGE", TierAdmin, withTransactions},
+	60:     {"GET_TIMER_CHECK_POINT", TierInternal, noTimerEngine},
 	354:    {"CHECK_ROCKSDB_CQ_WRITE_PROGRESS", TierAdmin, noFiles},
 	355:    {"EXPORT_ROCKSDB_CONFIG_TO_JSON", TierAdmin, noFiles},
 	402:    {"GET_ALL_MESSAGE_REQUEST_MODE", TierInternal, withPop},
@@ -53,7 +49,7 @@ var laterCodes = map[int]laterCode{
 	3008:   {"AUTH_DELETE_ACL", TierAdmin, withAuth},
 	3009:   {"AUTH_GET_ACL", TierAdmin, withAuth},
 	3010:   {"AUTH_LIST_ACL", TierAdmin, withAuth},
-	5001:   {"SWITCH_TIMER_ENGINE", TierAdmin, withTimers},
+	5001:   {"SWITCH_TIMER_ENGINE", TierAdmin, noTimerEngine},
 	200056: {"POP_ROLLBACK", TierInternal, noFiles},
 	200070: {"POP_LITE_MESSAGE", TierClient, withLite},
 	200071: {"LITE_SUBSCRIPTION_CTL", TierClient, withLite},

@@ -49,6 +49,15 @@ func runtimeInfo(_ context.Context, d *Door, _ *session, _, resp *wire.Command) 
 		table[key] = "0"
 	}
 	table["timerEnqueueTps"], table["timerDequeueTps"] = "0.0", "0.0"
+	levels, err := d.broker.DelayLevels()
+	if err != nil {
+		return err
+	}
+	for i, l := range levels {
+		if l.In > 0 { // the reference has no key for a level that was never used
+			table["scheduleMessageOffset_"+strconv.Itoa(i+1)] = fmt.Sprintf("%d,%d", l.Out, l.In)
+		}
+	}
 	return adminBody(resp, body.KVTable{Table: table})
 }
 

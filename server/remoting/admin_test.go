@@ -14,6 +14,7 @@ import (
 
 	"github.com/cairnmq/cairn/broker"
 	"github.com/cairnmq/cairn/commitlog"
+	"github.com/cairnmq/cairn/delay"
 	"github.com/cairnmq/cairn/internal/body"
 	"github.com/cairnmq/cairn/internal/clock"
 	"github.com/cairnmq/cairn/internal/wire"
@@ -23,10 +24,11 @@ import (
 // TestAdmin plays testdata/admin/*. Beside the calls of TestTranscripts there are
 //
 //	answer client=NAME code=N [response=N]  how a client answers such requests from now on: with these fields, this body and code
-//	asked                                   what clients were asked since the last time
+//	asked [wait]                            what clients were asked since the last time; wait: something must be, in time
 //	advance 10s                             moves the clock
 //
-// The tool itself is the client without a name. $id is the newest offset id that was answered, $at the position that it names.
+// The tool itself is the client without a name. $id is the newest offset id that was answered, $at the position that it names,
+// $handle the newest recall handle.
 func TestAdmin(t *testing.T) {
 	datadriven.Walk(t, "testdata/admin", func(t *testing.T, path string) {
 		c := clock.NewFake(time.UnixMilli(1_780_000_000_000))
@@ -35,16 +37,23 @@ func TestAdmin(t *testing.T) {
 			clients: map[string]*wire.Client{}, answers: map[string]*wire.Command{},
 		}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
-			d.Input = strings.NewReplacer("$id", a.id, "$at", a.at()).Replace(d.Input)
+			d.Input = strings.NewReplacer("$id", a.id, "$at", a.at(), "$handle", a.handle).Replace(d.Input)
 			switch d.Cmd {
 			case "call":
 				name := ""
 				d.MaybeScanArgs(t, "client", &name)
-				resp := invoke(t, a.client(name), readRequest(t, d))
-				if id := resp.Fields.Text("msgId"); id != "" {
-					a.id = id
+				req := readRequest(t, d)
+				if d.HasArg("oneway") {
+					if err := a.client(name).OneWay(req); err != nil {
+						d.Fatalf(t, "%v", err)
+					}
+					return "no answer"
 				}
-				return mask(describe(resp))
+				resp := invoke(t, a.client(name), req)
+				if id := resp.Fields.Text("msgId"); id != "" && resp.Fields.Text("queueId") != "" {
+					a.id, a.handle = id, resp.Fields.Text("recallHandle")
+				}
+				return mask(strings.NewReplacer("at "+a.at()+" ", "at $at ", "position "+a.at()+" ", "position $at ").Replace(describe(resp)))
 			case "answer":
 				var name string
 				d.ScanArgs(t, "client", &name)
@@ -57,11 +66,14 @@ func TestAdmin(t *testing.T) {
 				resp.Code = code
 				return ""
 			case "asked":
+				if d.HasArg("wait") {
+					eventually(t, "a client was asked", func() bool { a.mu.Lock(); defer a.mu.Unlock(); return len(a.asked) > 0 })
+				}
 				a.mu.Lock()
 				defer a.mu.Unlock()
 				asked := strings.Join(a.asked, "")
 				a.asked = nil
-				return mask(strings.ReplaceAll(asked, "msgId="+a.id+"\n", "msgId=$id\n"))
+				return mask(strings.NewReplacer("sgId="+a.id+"\n", "sgId=$id\n", "ffset="+a.at()+"\n", "ffset=$at\n").Replace(asked))
 			case "advance":
 				by, err := time.ParseDuration(d.CmdArgs[0].Key)
 				if err != nil {
@@ -80,6 +92,7 @@ type adminRig struct {
 	*rig
 	clients map[string]*wire.Client
 	id      string // the newest offset id
+	handle  string // and the recall handle with it
 
 	mu      sync.Mutex
 	answers map[string]*wire.Command // by client and code
@@ -103,7 +116,7 @@ func (a *adminRig) client(name string) *wire.Client {
 
 // serve answers a request of the broker as the script says; one without an answer is left waiting.
 func (a *adminRig) serve(name string, c *wire.Conn, cmd *wire.Command) {
-	if cmd.IsOneWay() {
+	if cmd.Code == wire.NotifyConsumerIDsChanged {
 		cmd.Release()
 		return
 	}
@@ -120,6 +133,8 @@ func (a *adminRig) serve(name string, c *wire.Conn, cmd *wire.Command) {
 		resp := cmd.Reply(answer.Code, answer.Fields.Text("remark"))
 		resp.Body = append([]byte(nil), answer.Body...)
 		c.Respond(cmd, resp)
+	} else if cmd.IsOneWay() {
+		cmd.Release()
 	}
 }
 
@@ -223,6 +238,15 @@ func TestRuntimeInfo(t *testing.T) {
 	if s := kv.Table["runtime"]; s != "[ 0 days, 0 hours, 0 minutes, 4 seconds ]" {
 		t.Error(s)
 	}
+	delayed := sendRequest("t", "0", "later")
+	delayed.Fields.Set("i", "DELAY\x013\x02")
+	invoke(t, cl, delayed)
+	if err := body.Unmarshal(invoke(t, cl, request(wire.GetBrokerRuntimeInfo)).Body, &kv); err != nil {
+		t.Fatal(err)
+	}
+	if s := kv.Table["scheduleMessageOffset_3"]; s != "0,1" {
+		t.Error(s)
+	}
 }
 
 func TestTexts(t *testing.T) {
@@ -243,6 +267,13 @@ func TestTexts(t *testing.T) {
 	}
 	if got := escapeProperty(" a\\b\nc"); got != `\ a\\b\nc` {
 		t.Error(got)
+	}
+	for text, want := range map[string]string{
+		delay.DefaultLevels: delay.DefaultLevels, "60s 90s 120m 25h 48h 7d": "1m 90s 2h 25h 2d 7d",
+	} {
+		if levels, err := delay.ParseLevels(text); err != nil || levelsText(levels) != want {
+			t.Errorf("%s: %s (%v)", text, levelsText(levels), err)
+		}
 	}
 	for s, want := range map[string]string{"JAVA": "JAVA", "GOLANG": "GO", "go": "GO", "DOT_NET": "DOTNET", "": "OTHER", "COBOL": "OTHER"} {
 		if got := languageName(s); got != want {
@@ -266,6 +297,7 @@ func TestBrokerConfig(t *testing.T) {
 	for key, want := range map[string]string{
 		"brokerName": "broker-a", "brokerClusterName": "DefaultCluster", "brokerId": "0", "listenPort": "10911", "brokerIP1": "127.0.0.1",
 		"flushDiskType": "SYNC_FLUSH", "autoCreateTopicEnable": "true", "fileReservedTime": "72", "maxMessageSize": "4194304",
+		"messageDelayLevel": delay.DefaultLevels, "transactionTimeOut": "6000", "timerMaxDelaySec": "31536000",
 		"storePathRootDir": r.broker.Store().Options().Dir, "mappedFileSizeCommitLog": "67108864",
 	} {
 		if seen[key] != want {

@@ -94,7 +94,7 @@ func topicStats(_ context.Context, d *Door, _ *session, req, resp *wire.Command)
 	if err != nil {
 		return err
 	}
-	queues, err := d.broker.TopicStats(topic)
+	queues, err := d.queueStats(topic)
 	if err != nil {
 		return err
 	}
@@ -108,6 +108,15 @@ func topicStats(_ context.Context, d *Door, _ *session, req, resp *wire.Command)
 		out.TopicPutTPS = traffic.Minute.TPS()
 	}
 	return adminBody(resp, out)
+}
+
+// queueStats are the bounds of a topic's queues. Those of the topics that the reference keeps waiting messages in show the
+// counters of what waits here.
+func (d *Door) queueStats(topic string) ([]broker.QueueStats, error) {
+	if queues, ok, err := d.broker.WaitingQueues(topic); ok || err != nil {
+		return queues, err
+	}
+	return d.broker.TopicStats(topic)
 }
 
 // systemTopics serves code 305.

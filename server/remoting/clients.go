@@ -114,6 +114,9 @@ func (d *Door) register(s *session, req *wire.Command, h *heartbeatData) {
 		ID: h.ClientID, Address: s.conn.Remote(), Language: req.Language.String(), Version: int32(req.Version), Protocol: "remoting",
 		Conn: s.conn, Notify: func(group string) { d.notifyIDsChanged(s, group) },
 	}
+	if len(h.Producers) > 0 {
+		cl.Check = func(c *broker.TransactionCheck) bool { return d.checkTransaction(s, c) }
+	}
 	for _, p := range h.Producers {
 		clients.RegisterProducer(p.Group, cl)
 	}

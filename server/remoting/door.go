@@ -1,8 +1,8 @@
 // Package remoting is the door for clients of RocketMQ's Remoting protocol: the Java client, rocketmq-client-go v2, mqadmin.
 //
 // Read table.go (which code is served by what), then door.go (how a request gets to its handler), then the family of codes
-// that you look for: send.go, pull.go, clients.go, offsets.go, query.go, locks.go, topics.go, admin_*.go. The door has no
-// state but sessions; what it answers with is decided by package broker.
+// that you look for: send.go, transaction.go, recall.go, pull.go, clients.go, offsets.go, query.go, locks.go, topics.go, admin_*.go.
+// The door has no state but sessions; what it answers with is decided by package broker.
 package remoting
 
 import (

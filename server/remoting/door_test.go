@@ -373,7 +373,7 @@ func TestHeartbeatV2(t *testing.T) {
 
 // Every refusal of the broker has a code that clients know.
 func TestResponseCodes(t *testing.T) {
-	for c := broker.CodeInternal; c <= broker.CodeClosing; c++ {
+	for c := broker.CodeInternal; c <= broker.CodeConflict; c++ {
 		if got := responseCode(c); (got == wire.SystemError) != (c == broker.CodeInternal) {
 			t.Errorf("refusal %d becomes response code %d", c, got)
 		}
@@ -403,7 +403,7 @@ func TestCodes(t *testing.T) {
 		}
 		last = c.Number
 	}
-	for _, n := range []int{10, 310, 320, 36, 11, 361, 34, 35, 38, 46, 14, 15, 41, 42, 29, 30, 31, 32, 12, 33, 17, 215, 200, 207} {
+	for _, n := range []int{10, 310, 320, 36, 37, 370, 323, 45, 61, 11, 361, 34, 35, 38, 46, 14, 15, 41, 42, 29, 30, 31, 32, 12, 33, 17, 215, 200, 207} {
 		if e := table[n]; e == nil || !e.Served {
 			t.Errorf("code %d is not served", n)
 		}

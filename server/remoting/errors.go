@@ -59,8 +59,11 @@ func responseCode(c broker.Code) int {
 		return wire.InvalidParameter
 	case broker.CodeNoPermission:
 		return wire.NoPermission
-	case broker.CodeMessageIllegal, broker.CodeBodyTooLarge, broker.CodePropertiesTooLarge, broker.CodeInvalidHandle:
+	case broker.CodeMessageIllegal, broker.CodeBodyTooLarge, broker.CodePropertiesTooLarge, broker.CodeInvalidHandle,
+		broker.CodeDelayTooLong:
 		return wire.MessageIllegal
+	case broker.CodeDelivered, broker.CodeConflict:
+		return wire.IllegalOperation
 	case broker.CodeUnsupported:
 		return wire.RequestCodeNotSupported
 	case broker.CodeOffsetNotFound, broker.CodeNotFound:

@@ -107,7 +107,14 @@ func searchOffset(_ context.Context, d *Door, _ *session, req, resp *wire.Comman
 
 // maxOffset serves code 30.
 func maxOffset(_ context.Context, d *Door, _ *session, req, resp *wire.Command) error {
-	return queueNumber(req, resp, "offset", d.broker.MaxOffset)
+	return queueNumber(req, resp, "offset", func(topic string, queue int32) (int64, error) {
+		if queues, ok, err := d.broker.WaitingQueues(topic); err != nil {
+			return 0, err
+		} else if ok && queue >= 0 && int(queue) < len(queues) {
+			return queues[queue].Max, nil
+		}
+		return d.broker.MaxOffset(topic, queue)
+	})
 }
 
 // minOffset serves code 31.

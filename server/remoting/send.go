@@ -14,11 +14,9 @@ func init() {
 	serveInline(wire.SendMessage, "SEND_MESSAGE", TierClient, send)
 	serveInline(wire.SendMessageV2, "SEND_MESSAGE_V2", TierClient, send)
 	serveInline(wire.SendBatchMessage, "SEND_BATCH_MESSAGE", TierClient, send)
-	const noTxn, noReply = "transactions come with a later release", "request and reply come with a later release"
-	refuseCode(wire.EndTransaction, "END_TRANSACTION", TierClient, noTxn)
+	const noReply = "request and reply come with a later release"
 	refuseCode(wire.SendReplyMessage, "SEND_REPLY_MESSAGE", TierClient, noReply)
 	refuseCode(wire.SendReplyMessageV2, "SEND_REPLY_MESSAGE_V2", TierClient, noReply)
-	refuseCode(wire.RecallMessage, "RECALL_MESSAGE", TierClient, "timed messages come with a later release")
 }
 
 // regionID goes back with every send, as the trace of Java clients wants it.
@@ -48,7 +46,7 @@ func newSendOp() *sendOp {
 	return op
 }
 
-// send serves codes 10, 310 and 320. It runs on the reader goroutine; the answer comes from the broker's folder.
+// send serves codes 10, 310 and 320. Delays and transactions are asked for by properties, which the verb reads. It runs on the reader goroutine; the answer comes from the broker's folder.
 func send(d *Door, s *session, req *wire.Command) {
 	op := newSendOp()
 	op.d, op.s, op.req = d, s, req
@@ -164,12 +162,24 @@ func (op *sendOp) answer(results []broker.SendResult, err error) {
 		}
 		resp.Fields.Add("msgId", id)
 		resp.Fields.AddInt("queueId", int64(first.QueueID))
-		resp.Fields.AddInt("queueOffset", first.QueueOffset)
+		resp.Fields.AddInt("queueOffset", queueOffset(first))
+		if first.RecallHandle != "" {
+			resp.Fields.Add("recallHandle", first.RecallHandle)
+		}
 	}
 	resp.Fields.Add("MSG_REGION", regionID)
 	resp.Fields.Add("TRACE_ON", "true")
 	op.release()
 	conn.Respond(req, resp)
+}
+
+// queueOffset is 0 for a message that is not in its queue yet. Producers give that of a half message back with the end of its
+// transaction, where the position in msgId is what counts.
+func queueOffset(r *broker.SendResult) int64 {
+	if r.TransactionID != "" || r.RecallHandle != "" {
+		return 0
+	}
+	return r.QueueOffset
 }
 
 func joinOffsetIDs(results []broker.SendResult) string {

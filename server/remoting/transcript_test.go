@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/datadriven"
 
 	"github.com/cairnmq/cairn/commitlog"
+	"github.com/cairnmq/cairn/delay"
 	"github.com/cairnmq/cairn/internal/wire"
 	"github.com/cairnmq/cairn/message"
 )
@@ -99,7 +100,12 @@ func describe(resp *wire.Command) string {
 		case "MSG_REGION", "TRACE_ON", "topicSysFlag", "groupSysFlag", "suggestWhichBrokerId":
 			continue // the same everywhere
 		case "msgId":
+			if _, sent := resp.Fields.Get("queueId"); !sent {
+				break // a unique id, of what was recalled
+			}
 			f.Value = kinds(f.Value, func(id string) error { _, _, err := message.ParseOffsetID(id); return err })
+		case "recallHandle":
+			f.Value = handleText(f.Value)
 		case "transactionId":
 			f.Value = kinds(f.Value, func(id string) error {
 				if len(id) != 32 {
@@ -116,6 +122,18 @@ func describe(resp *wire.Command) string {
 	}
 	describeBody(&b, resp.Body)
 	return b.String()
+}
+
+// handleText shows what a recall handle says, but for the id and the position.
+func handleText(text string) string {
+	h, err := delay.ParseHandle(text)
+	if err != nil {
+		return fmt.Sprintf("%q: %v", text, err)
+	}
+	if h.Origin < 0 || h.UniqueID == "" {
+		return fmt.Sprintf("%+v", h)
+	}
+	return fmt.Sprintf("<%s of %s at %d>", h.Topic, h.Broker, h.Due)
 }
 
 // kinds shows a comma-separated list of ids as how many there are, and what is wrong with one.
@@ -151,7 +169,7 @@ func describeBody(b *strings.Builder, body []byte) {
 		fmt.Fprintf(b, "%s queue %d offset %d: %s", m.Topic, m.QueueID, m.QueueOffset, text)
 		message.EachProperty(m.Properties, func(k, v []byte) bool {
 			switch string(k) {
-			case "UNIQ_KEY":
+			case "UNIQ_KEY", "__transactionId__", "ORIGIN_MESSAGE_ID":
 				v = []byte("some")
 			case "CLUSTER", "MSG_REGION", "TRACE_ON":
 				return true
