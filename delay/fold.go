@@ -127,7 +127,7 @@ func (s *State) Move(b *kvindex.Batch, at Point, to record.Position, size int32)
 func (f *fold) write(b *kvindex.Batch, t *Timer, stored int64) {
 	t.Hour = 0
 	if t.Due-stored > Horizon.Milliseconds() {
-		t.Hour = kvindex.HourOf(stored)
+		t.Hour = max(kvindex.HourOf(stored), 1) // 0 says that it is no long one
 		f.key = kvindex.AppendLongTimerKey(f.key[:0], t.Hour, t.Due, int64(t.Origin))
 		b.Set(f.key, nil)
 	}

@@ -54,10 +54,7 @@ func (tr *transcript) run(t *testing.T, d *datadriven.TestData) string {
 	case "dump":
 		tr.out.WriteString(tr.Dump())
 	case "hex":
-		err = kvindex.EachRow(tr.Engine, []byte{byte(kvindex.SpaceTimer)}, []byte{byte(kvindex.SpaceHalf)}, func(key, val []byte) (bool, error) {
-			tr.say("%x = %x", key, val)
-			return true, nil
-		})
+		tr.out.WriteString(tr.Hex())
 	case "flush":
 		tr.Flush()
 	case "crash":

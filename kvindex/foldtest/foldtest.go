@@ -200,6 +200,20 @@ func (m *Machine[F]) Dump() string {
 	return out.String()
 }
 
+// Hex prints the rows as they are, but the applied position.
+func (m *Machine[F]) Hex() string {
+	m.t.Helper()
+	var out strings.Builder
+	err := kvindex.EachRow(m.Engine, []byte{byte(kvindex.SpaceMeta) + 1}, nil, func(key, val []byte) (bool, error) {
+		fmt.Fprintf(&out, "%x = %x\n", key, val)
+		return true, nil
+	})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return out.String()
+}
+
 // Spoil changes rows past the log.
 func (m *Machine[F]) Spoil(change func(w kvindex.Writer)) {
 	m.t.Helper()
@@ -212,3 +226,20 @@ func (m *Machine[F]) Spoil(change func(w kvindex.Writer)) {
 		m.t.Fatal(err)
 	}
 }
+
+// OneRun is a scope for machines that live for one run of a property test; end closes them.
+func OneRun(t testing.TB) (run testing.TB, end func()) {
+	r := &oneRun{TB: t}
+	return r, func() {
+		for _, f := range r.after {
+			f()
+		}
+	}
+}
+
+type oneRun struct {
+	testing.TB
+	after []func()
+}
+
+func (r *oneRun) Cleanup(f func()) { r.after = append(r.after, f) }
