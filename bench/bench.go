@@ -37,11 +37,23 @@ type Options struct {
 	Rate     float64       // messages a second, open loop: a send is due at its time whether the one before has been answered or not; 0: closed loop
 	Batch    int           // messages of one receive or pull, 1..32
 	Wait     time.Duration // a consumer that got nothing for this long is done
+	Delay    time.Duration // of what is sent; 0: none
+	Spread   time.Duration // delays are this much longer at most, evenly spread
 	PID      int           // the broker's process, 0: unknown
 	Progress func(done int64)
 
+	kind    kind
 	fromEnd bool // receivers leave out what is there already
 }
+
+// kind of the messages that a run sends, as the attribute message.type of topics says it; normal ones say nothing.
+type kind string
+
+const (
+	normal        kind = ""
+	delayed       kind = "DELAY"
+	transactional kind = "TRANSACTION"
+)
 
 // Latency is a distribution in ms.
 type Latency struct {
@@ -53,7 +65,7 @@ type Latency struct {
 
 // Result of a run.
 type Result struct {
-	What       string        `json:"what"` // produce, consume, e2e
+	What       string        `json:"what"` // produce, consume, e2e, timers, recall, txn
 	Protocol   Protocol      `json:"protocol"`
 	Messages   int64         `json:"messages"`
 	Failed     int64         `json:"failed"`
@@ -64,19 +76,40 @@ type Result struct {
 	Send       *Latency      `json:"send_ms,omitempty"`
 	Ack        *Latency      `json:"ack_ms,omitempty"`
 	EndToEnd   *Latency      `json:"e2e_ms,omitempty"`
-	Machine    *Latency      `json:"machine_ms,omitempty"` // by how much mere waits of the driver were late meanwhile
+	Late       *Latency      `json:"late_ms,omitempty"`      // from when a timer was due to its receipt, of those that were not early
+	Recall     *Latency      `json:"recall_ms,omitempty"`    // of the request that takes a delayed message back
+	Pair       *Latency      `json:"pair_ms,omitempty"`      // send of a half message and its commit together
+	Early      int64         `json:"early,omitempty"`        // timers that came before they were due
+	EarlyMax   float64       `json:"early_max_ms,omitempty"` // by how much at most
+	Disordered int64         `json:"disordered,omitempty"`   // timers that came behind one of their queue that was due later
+	Machine    *Latency      `json:"machine_ms,omitempty"`   // by how much mere waits of the driver were late meanwhile
 	Broker     *Usage        `json:"broker,omitempty"`
 	FirstError string        `json:"first_error,omitempty"`
 }
 
-// sender sends one message and waits for the answer. One goroutine uses it.
-type sender interface {
-	send(ctx context.Context, body []byte) error
+// outgoing is a message to be sent. The sender does not keep it.
+type outgoing struct {
+	body []byte
+	due  time.Time // whole ms, of a delayed message
 }
 
-// receiver hands each body that comes to f, and settles (acknowledges) what it must. It returns when ctx ends.
+// receipt is what the answer to a send says that is needed to recall a delayed message, or to end a transaction.
+type receipt struct {
+	id, handle, transaction string
+	position, offset        int64 // of a half message; Remoting only
+}
+
+// sender makes one request at a time and waits for its answer. One goroutine uses it.
+type sender interface {
+	send(ctx context.Context, m *outgoing) (receipt, error)
+	recall(ctx context.Context, r *receipt) error
+	commit(ctx context.Context, r *receipt) error
+}
+
+// receiver hands each body that comes to f, and settles (acknowledges) what it must. It returns when ctx ends. The queue is −1
+// where others receive from it as well, so that nothing can be said about the order.
 type receiver interface {
-	receive(ctx context.Context, f func(body []byte)) error
+	receive(ctx context.Context, f func(queue int32, body []byte)) error
 }
 
 // target makes senders and receivers of one broker.
@@ -108,11 +141,28 @@ func (o *Options) target() (target, error) {
 	return nil, fmt.Errorf("%q is neither remoting nor grpc", o.Protocol)
 }
 
-// A body begins with the run's number, the message's number and the time when its send was due, 8 bytes each.
+// prepared is a target whose topic is there.
+func (o *Options) prepared(ctx context.Context) (target, error) {
+	t, err := o.target()
+	if err != nil {
+		return nil, err
+	}
+	if err := t.prepare(ctx); err != nil {
+		t.close()
+		return nil, fmt.Errorf("prepare topic %s: %w", o.Topic, err)
+	}
+	return t, nil
+}
+
+// A body begins with the run's number, the message's number and the time when its send was due, or when it is to be delivered
+// when it is a delayed one, 8 bytes each.
 const bodyHeader = 24
 
 // Produce sends.
 func Produce(ctx context.Context, o Options) (Result, error) {
+	if o.Delay > 0 || o.Spread > 0 {
+		o.kind = delayed
+	}
 	r, _, err := run(ctx, o, true, false)
 	r.What = "produce"
 	return r, err
@@ -136,15 +186,12 @@ func EndToEnd(ctx context.Context, o Options) (Result, error) {
 
 func run(ctx context.Context, o Options, produce, consume bool) (Result, int64, error) {
 	res := Result{Protocol: o.Protocol}
-	t, err := o.target()
+	t, err := o.prepared(ctx)
 	if err != nil {
 		return res, 0, err
 	}
 	defer t.close()
-	if err := t.prepare(ctx); err != nil {
-		return res, 0, fmt.Errorf("prepare topic %s: %w", o.Topic, err)
-	}
-	p := &producing{o: o, run: uint64(time.Now().UnixNano()), hist: newHist()}
+	p := newProducing(o)
 	c := &consuming{o: o, run: p.run, any: !produce, hist: newHist(), seen: newBitmap()}
 	usage := startUsage(o.PID)
 	mctx, stopMeter := context.WithCancel(ctx)
@@ -168,7 +215,7 @@ func run(ctx context.Context, o Options, produce, consume bool) (Result, int64, 
 	if produce {
 		err = p.all(ctx, t)
 		c.expect.Store(p.sent.Load())
-		res.Messages, res.Failed = p.sent.Load(), p.failed.Load()
+		res.Messages = p.sent.Load()
 		res.Took = time.Since(began)
 		res.Send = latency(p.hist)
 	}
@@ -187,9 +234,7 @@ func run(ctx context.Context, o Options, produce, consume bool) (Result, int64, 
 			res.Ack = latency(h)
 		}
 	}
-	if s := p.firstError.Load(); s != nil {
-		res.FirstError = *s
-	}
+	p.report(&res)
 	if res.Took > 0 {
 		res.Throughput = float64(res.Messages) / res.Took.Seconds()
 	}
@@ -213,11 +258,29 @@ func latency(h *hdrhistogram.Histogram) *Latency {
 type producing struct {
 	o            Options
 	run          uint64
+	due          func(i int64) time.Time // when the i-th message is to be delivered; nil: at once
+	do           func(ctx context.Context, s sender, i int64, m *outgoing) error
 	next         atomic.Int64
 	sent, failed atomic.Int64
 	firstError   atomic.Pointer[string]
 	mu           sync.Mutex
 	hist         *hdrhistogram.Histogram // µs from when a send was due to its answer
+}
+
+func newProducing(o Options) *producing {
+	p := &producing{o: o, run: uint64(time.Now().UnixNano()), hist: newHist(), do: sendOnly}
+	switch o.kind {
+	case delayed:
+		p.due = func(i int64) time.Time { return time.Now().Add(o.Delay + spread(o.Spread, i)) }
+	case transactional:
+		p.do = sendAndCommit
+	}
+	return p
+}
+
+func sendOnly(ctx context.Context, s sender, _ int64, m *outgoing) error {
+	_, err := s.send(ctx, m)
+	return err
 }
 
 func (p *producing) all(ctx context.Context, t target) error {
@@ -239,10 +302,18 @@ func (p *producing) all(ctx context.Context, t target) error {
 	return nil
 }
 
+// report adds what failed to a result.
+func (p *producing) report(res *Result) {
+	res.Failed += p.failed.Load()
+	if s := p.firstError.Load(); s != nil && res.FirstError == "" {
+		res.FirstError = *s
+	}
+}
+
 func (p *producing) work(ctx context.Context, began time.Time, s sender) {
 	hist := newHist()
-	body := make([]byte, p.o.Size)
-	binary.BigEndian.PutUint64(body, p.run)
+	m := outgoing{body: make([]byte, p.o.Size)}
+	binary.BigEndian.PutUint64(m.body, p.run)
 	for ctx.Err() == nil {
 		i := p.next.Add(1) - 1
 		if p.o.Count > 0 && i >= p.o.Count {
@@ -255,9 +326,14 @@ func (p *producing) work(ctx context.Context, began time.Time, s sender) {
 				break
 			}
 		}
-		binary.BigEndian.PutUint64(body[8:], uint64(i))
-		binary.BigEndian.PutUint64(body[16:], uint64(due.UnixNano()))
-		if err := s.send(context.WithoutCancel(ctx), body); err != nil {
+		mark := due
+		if p.due != nil {
+			m.due = p.due(i).Truncate(time.Millisecond)
+			mark = m.due
+		}
+		binary.BigEndian.PutUint64(m.body[8:], uint64(i))
+		binary.BigEndian.PutUint64(m.body[16:], uint64(mark.UnixNano()))
+		if err := p.do(context.WithoutCancel(ctx), s, i, &m); err != nil {
 			p.failed.Add(1)
 			msg := err.Error()
 			p.firstError.CompareAndSwap(nil, &msg)
@@ -298,10 +374,12 @@ type consuming struct {
 	distinct    atomic.Int64
 	repeated    atomic.Int64
 	last        atomic.Int64 // unix ns of the last message
+	patience    time.Time    // no message need come before
 
-	mu   sync.Mutex
-	seen *bitmap
-	hist *hdrhistogram.Histogram // µs from when a send was due to its receipt
+	mu    sync.Mutex
+	seen  *bitmap
+	hist  *hdrhistogram.Histogram // µs from when a send, or a delayed message, was due to its receipt
+	early earliness
 }
 
 func (c *consuming) all(ctx context.Context, stop func(), rs []receiver) error {
@@ -339,14 +417,14 @@ func (c *consuming) finished() bool {
 	if !c.sendingDone.Load() {
 		return false
 	}
-	idle := time.Since(time.Unix(0, c.last.Load()))
+	idle := min(time.Since(time.Unix(0, c.last.Load())), time.Since(c.patience))
 	if c.any {
 		return c.o.Count > 0 && c.count.Load() >= c.o.Count || idle > c.o.Wait
 	}
 	return c.distinct.Load() >= c.expect.Load() || idle > c.o.Wait
 }
 
-func (c *consuming) got(body []byte) {
+func (c *consuming) got(queue int32, body []byte) {
 	if len(body) < bodyHeader || !c.any && binary.BigEndian.Uint64(body) != c.run {
 		return
 	}
@@ -366,6 +444,11 @@ func (c *consuming) got(body []byte) {
 		return
 	}
 	c.distinct.Add(1)
+	c.early.order(queue, due)
+	if now < due {
+		c.early.add(due - now)
+		return
+	}
 	_ = c.hist.RecordValue(max(1, (now-due)/1000))
 }
 

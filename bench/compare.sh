@@ -2,10 +2,12 @@
 # Runs Cairn and the Java reference broker in turn under the same load, on the same disk, in the same durability mode, and
 # prints each figure's median and Cairn's ratios.
 #   bench/compare.sh [ROUNDS]      3 rounds by default
-#   CASES="remoting-send pull"     only these cases
+#   CASES="remoting-send pull"     only these cases; besides the default ones: delayed-send timers recall txn, and the same
+#                                  over gRPC: grpc-delayed-send grpc-recall grpc-txn
 #   BROKERS="cairn file rocksdb"   which brokers; file and rocksdb are the reference's two store modes
 #   DURABILITY=interval            interval (the reference's default, asynchronous flush) or sync (its SYNC_FLUSH)
 #   COUNT=200000 WORKERS=64        messages and senders of a case
+#   TIMERS=5000 LEAD=20s           timers that are due each second, and the time to send them before
 #   OUT=bench/out/results.json     where rows are kept
 # REFERENCE is the folder with the reference's up.sh and down.sh (default ../shared/reference); it needs a JDK and Maven.
 set -eu
@@ -17,6 +19,8 @@ BROKERS=${BROKERS:-cairn file rocksdb}
 DURABILITY=${DURABILITY:-interval}
 COUNT=${COUNT:-200000}
 WORKERS=${WORKERS:-64}
+TIMERS=${TIMERS:-5000}
+LEAD=${LEAD:-20s}
 OUT=${OUT:-bench/out/results-$DURABILITY.json}
 work=$(mktemp -d)
 mkdir -p "$(dirname "$OUT")"
@@ -38,14 +42,20 @@ begin() { # BROKER
     rm -rf "$work/data"
     "$work/cairn" serve --data "$work/data" --advertise 127.0.0.1 --durability "$DURABILITY" --log-level warn 2>"$work/cairn.log" &
     pid=$!
-    for _ in $(seq 200); do curl -sf http://127.0.0.1:9877/readyz >/dev/null 2>&1 && return 0; sleep 0.05; done
-    cat "$work/cairn.log" >&2; exit 1
+    for _ in $(seq 200); do curl -sf http://127.0.0.1:9877/readyz >/dev/null 2>&1 && break; sleep 0.05; done
+    for kind in DELAY TRANSACTION; do
+      "$work/cairn" topic create "cairn-bench-$kind" -n $ns --attribute "+message.type=$kind" >/dev/null || { cat "$work/cairn.log" >&2; exit 1; }
+    done
+    return 0
   fi
   local flush=
   [ "$DURABILITY" = sync ] && flush=flushDiskType=SYNC_FLUSH
   FRESH=1 PROXY=local EXTRA="$flush" "$REFERENCE/up.sh" "$1" >&2
   pid=$(cat "$RMQ_HOME/run/broker.pid")
   "$REFERENCE/mqadmin.sh" updateTopic -n $ns -c DefaultCluster -t cairn-bench -r 8 -w 8 -a +message.type=NORMAL >/dev/null 2>&1
+  for kind in DELAY TRANSACTION; do
+    "$REFERENCE/mqadmin.sh" updateTopic -n $ns -c DefaultCluster -t "cairn-bench-$kind" -r 8 -w 8 -a "+message.type=$kind" >/dev/null 2>&1
+  done
   "$REFERENCE/mqadmin.sh" updateSubGroup -n $ns -c DefaultCluster -g bench-grpc >/dev/null 2>&1
   sleep 2
 }
@@ -66,6 +76,25 @@ idle() { # resident memory of a broker that has done nothing yet
     "$(awk '/^VmRSS/{printf "%.1f", $2 / 1024}' "/proc/$pid/status")" >> "$OUT"
 }
 
+later() { # delayed messages and transactions; a delay of an hour and more, so that none fires meanwhile
+  local delay="-t cairn-bench-DELAY" txn="-t cairn-bench-TRANSACTION" hours="--delay 1h --spread 1h"
+  if want delayed-send || want recall; then # unmeasured, as above
+    "$work/cairn" bench produce -e $ns $delay -w "$WORKERS" -m 20000 $hours -o json >/dev/null || true
+  fi
+  want delayed-send && row delayed-send produce -e $ns $delay -w "$WORKERS" --conns 4 -m "$COUNT" $hours
+  want recall && row recall recall -e $ns $delay -w "$WORKERS" --conns 4 -m $((COUNT / 4)) $hours
+  if want txn; then
+    "$work/cairn" bench txn -e $ns $txn -w "$WORKERS" -m 10000 -o json >/dev/null || true
+    row txn txn -e $ns $txn -w "$WORKERS" --conns 4 -m $((COUNT / 4))
+  fi
+  # timers of a quarter of the messages, all sent before the first is due: $TIMERS a second
+  want timers && row timers timers -e $ns $delay -w "$WORKERS" --conns 4 -m $((COUNT / 4)) -r "$TIMERS" --delay "$LEAD"
+  want grpc-delayed-send && row grpc-delayed-send produce -p grpc -e $grpc $delay -w 16 -m $((COUNT / 8)) $hours
+  want grpc-recall && row grpc-recall recall -p grpc -e $grpc $delay -w 16 -m $((COUNT / 16)) $hours
+  want grpc-txn && row grpc-txn txn -p grpc -e $grpc $txn -w 16 -m $((COUNT / 16))
+  return 0
+}
+
 for round in $(seq "$rounds"); do
   for b in $BROKERS; do
     echo "== round $round, $b, durability $DURABILITY" >&2
@@ -81,6 +110,7 @@ for round in $(seq "$rounds"); do
       row grpc-send produce -p grpc -e $grpc -w 16 --conns 2 -m $((COUNT / 4))
     fi
     want grpc-receive && row grpc-receive consume -p grpc -e $grpc -g bench-grpc -w 16 --conns 2 -m $((COUNT / 4))
+    later
     stop
   done
 done

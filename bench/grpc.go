@@ -139,13 +139,37 @@ func (t *grpcTarget) sender(worker int) (sender, error) {
 	return &grpcSender{t: t, client: t.clients[worker%len(t.clients)], worker: worker}, nil
 }
 
-func (s *grpcSender) send(ctx context.Context, body []byte) error {
-	id := fmt.Sprintf("01%012X%04X%08X%08X", 0xBE0C4, s.worker&0xFFFF, uint32(time.Now().Unix()), uint32(s.t.seq.Add(1)))
-	resp, err := s.client.SendMessage(s.t.with(ctx), &v2.SendMessageRequest{Messages: []*v2.Message{{
-		Topic: s.t.topic(), Body: body,
-		SystemProperties: &v2.SystemProperties{MessageId: id, BodyEncoding: v2.Encoding_IDENTITY, MessageType: v2.MessageType_NORMAL,
-			BornTimestamp: timestamppb.Now(), BornHost: "bench", QueueId: 0},
-	}}})
+func (s *grpcSender) send(ctx context.Context, m *outgoing) (receipt, error) {
+	r := receipt{id: fmt.Sprintf("01%012X%04X%08X%08X", 0xBE0C4, s.worker&0xFFFF, uint32(time.Now().Unix()), uint32(s.t.seq.Add(1)))}
+	sys := &v2.SystemProperties{MessageId: r.id, BodyEncoding: v2.Encoding_IDENTITY, MessageType: v2.MessageType_NORMAL,
+		BornTimestamp: timestamppb.Now(), BornHost: "bench", QueueId: 0}
+	switch s.t.o.kind {
+	case delayed:
+		sys.MessageType, sys.DeliveryTimestamp = v2.MessageType_DELAY, timestamppb.New(m.due)
+	case transactional:
+		sys.MessageType = v2.MessageType_TRANSACTION
+	}
+	resp, err := s.client.SendMessage(s.t.with(ctx), &v2.SendMessageRequest{Messages: []*v2.Message{{Topic: s.t.topic(), Body: m.body, SystemProperties: sys}}})
+	if err != nil {
+		return r, err
+	}
+	if e := resp.GetEntries(); len(e) == 1 {
+		r.handle, r.transaction = e[0].GetRecallHandle(), e[0].GetTransactionId()
+	}
+	return r, ok(resp.GetStatus())
+}
+
+func (s *grpcSender) recall(ctx context.Context, r *receipt) error {
+	resp, err := s.client.RecallMessage(s.t.with(ctx), &v2.RecallMessageRequest{Topic: s.t.topic(), RecallHandle: r.handle})
+	if err != nil {
+		return err
+	}
+	return ok(resp.GetStatus())
+}
+
+func (s *grpcSender) commit(ctx context.Context, r *receipt) error {
+	resp, err := s.client.EndTransaction(s.t.with(ctx), &v2.EndTransactionRequest{Topic: s.t.topic(), MessageId: r.id, TransactionId: r.transaction,
+		Resolution: v2.TransactionResolution_COMMIT, Source: v2.TransactionSource_SOURCE_CLIENT})
 	if err != nil {
 		return err
 	}
@@ -177,7 +201,7 @@ func (t *grpcTarget) receivers(ctx context.Context, n int) ([]receiver, error) {
 	return out, nil
 }
 
-func (r *grpcReceiver) receive(ctx context.Context, f func([]byte)) error {
+func (r *grpcReceiver) receive(ctx context.Context, f func(int32, []byte)) error {
 	for ctx.Err() == nil {
 		handles, ids, err := r.once(ctx, f)
 		if err != nil {
@@ -190,7 +214,7 @@ func (r *grpcReceiver) receive(ctx context.Context, f func([]byte)) error {
 	return nil
 }
 
-func (r *grpcReceiver) once(ctx context.Context, f func([]byte)) (handles, ids []string, err error) {
+func (r *grpcReceiver) once(ctx context.Context, f func(int32, []byte)) (handles, ids []string, err error) {
 	call, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	stream, err := r.client.ReceiveMessage(r.t.with(call), &v2.ReceiveMessageRequest{
@@ -214,7 +238,7 @@ func (r *grpcReceiver) once(ctx context.Context, f func([]byte)) (handles, ids [
 			return nil, nil, ok(s)
 		}
 		if msg := m.GetMessage(); msg != nil {
-			f(msg.GetBody())
+			f(unordered, msg.GetBody())
 			handles = append(handles, msg.GetSystemProperties().GetReceiptHandle())
 			ids = append(ids, msg.GetSystemProperties().GetMessageId())
 		}

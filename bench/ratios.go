@@ -28,9 +28,9 @@ func millis(l *Latency, of func(*Latency) float64) (float64, bool) {
 	return of(l), true
 }
 
-// main latency of a result: end to end if it was measured, else that of the send, else of the acknowledgement.
+// main latency of a result: what its case is about, else end to end, else that of the send, else of the acknowledgement.
 func (r Result) latency() *Latency {
-	for _, l := range []*Latency{r.EndToEnd, r.Send, r.Ack} {
+	for _, l := range []*Latency{r.Late, r.Recall, r.Pair, r.EndToEnd, r.Send, r.Ack} {
 		if l != nil {
 			return l
 		}
@@ -97,7 +97,7 @@ func Ratios(r io.Reader, w io.Writer) error {
 		for _, f := range figures {
 			fmt.Fprintf(t, "%s\t", f.name)
 		}
-		fmt.Fprintln(t, "failed\tlost\t")
+		fmt.Fprintln(t, "failed\tlost\tearly\t")
 		for _, b := range brokers {
 			printMedians(t, b, rounds[[2]string{c, b}])
 		}
@@ -137,12 +137,13 @@ func printMedians(w io.Writer, broker string, rs []Result) {
 			fmt.Fprint(w, "–\t")
 		}
 	}
-	var failed, lost int64
+	var failed, lost, early int64
 	for _, r := range rs {
 		failed += r.Failed
 		lost += r.Lost
+		early += r.Early
 	}
-	fmt.Fprintf(w, "%d\t%d\t\n", failed, lost)
+	fmt.Fprintf(w, "%d\t%d\t%d\t\n", failed, lost, early)
 }
 
 func printRatios(w io.Writer, other string, us, them []Result) {
@@ -159,5 +160,5 @@ func printRatios(w io.Writer, other string, us, them []Result) {
 			fmt.Fprint(w, "–\t")
 		}
 	}
-	fmt.Fprintln(w, "\t\t")
+	fmt.Fprintln(w, "\t\t\t")
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -130,6 +131,9 @@ func (t *remotingTarget) create(ctx context.Context, ns *wire.Client) error {
 		req.Fields.Add("topicFilterType", "SINGLE_TAG")
 		req.Fields.AddInt("topicSysFlag", 0)
 		req.Fields.AddBool("order", false)
+		if t.o.kind != normal {
+			req.Fields.Add("attributes", "+message.type="+string(t.o.kind))
+		}
 		resp, err := call(ctx, c, req)
 		if err != nil {
 			return fmt.Errorf("create topic %s: %w", t.o.Topic, err)
@@ -151,18 +155,30 @@ func (t *remotingTarget) sender(worker int) (sender, error) {
 	return &remotingSender{t: t, conn: t.conns[worker%len(t.conns)], queue: int32(worker) % t.write}, nil
 }
 
-func (s *remotingSender) send(ctx context.Context, payload []byte) error {
-	s.props = message.AppendProperty(s.props[:0], message.PropUniqueKey, message.NewUniqueID())
+const producerGroup = "cairn-bench"
+
+func (s *remotingSender) send(ctx context.Context, m *outgoing) (r receipt, err error) {
+	r.id = message.NewUniqueID()
+	sysFlag := int32(0)
+	s.props = message.AppendProperty(s.props[:0], message.PropUniqueKey, r.id)
 	s.props = message.AppendProperty(s.props, message.PropWait, "true")
+	switch s.t.o.kind {
+	case delayed:
+		s.props = message.AppendProperty(s.props, message.PropTimerDeliver, strconv.FormatInt(m.due.UnixMilli(), 10))
+	case transactional:
+		s.props = message.AppendProperty(s.props, message.PropTranMsg, "true")
+		s.props = message.AppendProperty(s.props, message.PropProducerGroup, producerGroup)
+		sysFlag = message.FlagPrepared
+	}
 	s.queue = (s.queue + 1) % s.t.write
 	req := wire.NewRequest(wire.SendMessageV2)
 	f := &req.Fields
-	f.Add("a", "cairn-bench")
+	f.Add("a", producerGroup)
 	f.Add("b", s.t.o.Topic)
 	f.Add("c", "TBW102")
 	f.AddInt("d", 4)
 	f.AddInt("e", int64(s.queue))
-	f.AddInt("f", 0)
+	f.AddInt("f", int64(sysFlag))
 	f.AddInt("g", time.Now().UnixMilli())
 	f.AddInt("h", 0)
 	f.Add("i", string(s.props))
@@ -170,7 +186,51 @@ func (s *remotingSender) send(ctx context.Context, payload []byte) error {
 	f.AddBool("k", false)
 	f.AddBool("m", false)
 	f.Add("n", s.t.name)
-	req.Body = payload // the sender waits for the answer before it touches the body again
+	req.Body = m.body // the sender waits for the answer before it touches the body again
+	resp, err := call(ctx, s.conn, req)
+	if err != nil {
+		return r, err
+	}
+	defer resp.Release()
+	switch s.t.o.kind {
+	case delayed:
+		r.handle = resp.Fields.Text("recallHandle")
+	case transactional:
+		r.transaction = resp.Fields.Text("transactionId")
+		if _, r.position, err = message.ParseOffsetID(resp.Fields.Text("msgId")); err != nil {
+			return r, err
+		}
+		r.offset, err = resp.Fields.Int64("queueOffset")
+	}
+	return r, err
+}
+
+func (s *remotingSender) recall(ctx context.Context, r *receipt) error {
+	req := wire.NewRequest(wire.RecallMessage)
+	req.Fields.Add("producerGroup", producerGroup)
+	req.Fields.Add("topic", s.t.o.Topic)
+	req.Fields.Add("recallHandle", r.handle)
+	req.Fields.Add("bname", s.t.name)
+	return s.settle(ctx, req)
+}
+
+// commit asks for an answer, which official producers do not, so that it is known when the transaction has ended.
+func (s *remotingSender) commit(ctx context.Context, r *receipt) error {
+	req := wire.NewRequest(wire.EndTransaction)
+	f := &req.Fields
+	f.Add("topic", s.t.o.Topic)
+	f.Add("producerGroup", producerGroup)
+	f.AddInt("tranStateTableOffset", r.offset)
+	f.AddInt("commitLogOffset", r.position)
+	f.AddInt("commitOrRollback", int64(message.FlagCommit))
+	f.AddBool("fromTransactionCheck", false)
+	f.Add("msgId", r.id)
+	f.Add("transactionId", r.transaction)
+	f.Add("bname", s.t.name)
+	return s.settle(ctx, req)
+}
+
+func (s *remotingSender) settle(ctx context.Context, req *wire.Command) error {
 	resp, err := call(ctx, s.conn, req)
 	if err != nil {
 		return err
@@ -221,7 +281,7 @@ func (r *remotingReceiver) start(ctx context.Context, queue int32) (int64, error
 	return resp.Fields.Int64("offset")
 }
 
-func (r *remotingReceiver) receive(ctx context.Context, f func([]byte)) error {
+func (r *remotingReceiver) receive(ctx context.Context, f func(int32, []byte)) error {
 	for ctx.Err() == nil {
 		got := 0
 		for _, q := range r.queues {
@@ -239,7 +299,7 @@ func (r *remotingReceiver) receive(ctx context.Context, f func([]byte)) error {
 }
 
 // pull takes one batch; only a receiver of a single queue lets the broker hold the request.
-func (r *remotingReceiver) pull(ctx context.Context, queue int32, f func([]byte)) (int, error) {
+func (r *remotingReceiver) pull(ctx context.Context, queue int32, f func(int32, []byte)) (int, error) {
 	req := wire.NewRequest(wire.PullMessage)
 	h := &req.Fields
 	flags, suspend := int64(4), int64(0)
@@ -280,7 +340,7 @@ func (r *remotingReceiver) pull(ctx context.Context, queue int32, f func([]byte)
 		if err != nil {
 			return n, err
 		}
-		f(m.Body)
+		f(queue, m.Body)
 		rest = rest[size:]
 	}
 	next, err := resp.Fields.Int64("nextBeginOffset")

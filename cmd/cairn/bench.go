@@ -21,15 +21,29 @@ func newBench() *cobra.Command {
 what the broker's process spent: CPU per message, memory, bytes written.
 
 A closed loop (the default) has each worker wait for its answer before it sends again; --rate makes an open loop, in which a
-send is due at its time whether the broker has kept up or not, and is measured from then.`,
+send is due at its time whether the broker has kept up or not, and is measured from then.
+
+With --delay messages are delayed ones: by a timer property over Remoting, by a delivery timestamp over gRPC. Over gRPC a topic
+takes delayed messages or transactions when its type says so:
+
+  cairn topic create cairn-bench-delay --attribute +message.type=DELAY
+  cairn topic create cairn-bench-txn --attribute +message.type=TRANSACTION`,
 		Example: `  cairn bench produce --endpoint 127.0.0.1:9876 --messages 1000000 --workers 64
   cairn bench consume --endpoint 127.0.0.1:9876 --group g1 --messages 1000000
-  cairn bench e2e --protocol grpc --endpoint 127.0.0.1:8081 --rate 2000 --duration 30s`,
+  cairn bench e2e --protocol grpc --endpoint 127.0.0.1:8081 --rate 2000 --duration 30s
+  cairn bench produce --messages 1000000 --delay 1h --spread 1h --topic cairn-bench-delay
+  cairn bench timers --rate 10000 --duration 1m --delay 1m    # 10,000 are due each second, beginning a minute from now
+  cairn bench timers --messages 1000000 --spread 1s --delay 2m
+  cairn bench txn --messages 100000 --workers 64`,
 	}
 	c.AddCommand(
-		benchCommand("produce", "Send messages", bench.Produce),
-		benchCommand("consume", "Receive what is there already", bench.Consume),
-		benchCommand("e2e", "Send and receive at once, and check that each message came once", bench.EndToEnd),
+		benchCommand("produce", "Send messages", benchDefaults{topic: "cairn-bench"}, bench.Produce),
+		benchCommand("consume", "Receive what is there already", benchDefaults{topic: "cairn-bench"}, bench.Consume),
+		benchCommand("e2e", "Send and receive at once, and check that each message came once", benchDefaults{topic: "cairn-bench"}, bench.EndToEnd),
+		benchCommand("timers", "Send messages that are due in a window after --delay, and measure how late they come",
+			benchDefaults{topic: delayTopic, delay: 10 * time.Second}, bench.Timers),
+		benchCommand("recall", "Send delayed messages, and measure taking them back", benchDefaults{topic: delayTopic, delay: time.Hour}, bench.Recall),
+		benchCommand("txn", "Send half messages and commit each of them", benchDefaults{topic: "cairn-bench-txn"}, bench.Transactions),
 		&cobra.Command{Use: "ratios FILE", Short: "Compare the results of two brokers (bench/compare.sh makes the file)", Args: cobra.ExactArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				f, err := os.Open(args[0])
@@ -42,7 +56,15 @@ send is due at its time whether the broker has kept up or not, and is measured f
 	return c
 }
 
-func benchCommand(use, short string, run func(context.Context, bench.Options) (bench.Result, error)) *cobra.Command {
+const delayTopic = "cairn-bench-delay"
+
+// benchDefaults are the flags whose defaults differ between measures.
+type benchDefaults struct {
+	topic string
+	delay time.Duration
+}
+
+func benchCommand(use, short string, def benchDefaults, run func(context.Context, bench.Options) (bench.Result, error)) *cobra.Command {
 	var o bench.Options
 	var protocol, output string
 	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
@@ -50,7 +72,7 @@ func benchCommand(use, short string, run func(context.Context, bench.Options) (b
 		if output != "text" && output != "json" {
 			return usagef("-o is text or json, not %q", output)
 		}
-		if use != "produce" && o.Group == "" {
+		if consumes := use == "consume" || use == "e2e" || use == "timers"; consumes && o.Group == "" {
 			o.Group = fmt.Sprintf("cairn-bench-%d", time.Now().UnixNano())
 		}
 		if output == "text" {
@@ -67,17 +89,25 @@ func benchCommand(use, short string, run func(context.Context, bench.Options) (b
 		printResult(cmd.OutOrStdout(), res)
 		return nil
 	}}
+	rate := "messages a second, open loop; 0: as fast as answers come"
+	if use == "timers" {
+		rate = "timers that are due each second, instead of --spread"
+	}
 	f := c.Flags()
 	f.StringVarP(&protocol, "protocol", "p", "remoting", "remoting or grpc")
 	f.StringVarP(&o.Endpoint, "endpoint", "e", "127.0.0.1:9876", "name server (remoting) or gRPC address")
-	f.StringVarP(&o.Topic, "topic", "t", "cairn-bench", "topic")
+	f.StringVarP(&o.Topic, "topic", "t", def.topic, "topic")
 	f.StringVarP(&o.Group, "group", "g", "", "consumer group; empty: a new one")
 	f.IntVarP(&o.Workers, "workers", "w", 16, "senders, or receivers")
 	f.IntVar(&o.Conns, "conns", 2, "connections that the workers share")
 	f.IntVarP(&o.Size, "size", "s", 128, "bytes of a body")
 	f.Int64VarP(&o.Count, "messages", "m", 0, "how many messages")
+	if use == "produce" || def.delay > 0 {
+		f.DurationVar(&o.Delay, "delay", def.delay, "delay the messages by this; 0: not at all")
+		f.DurationVar(&o.Spread, "spread", 0, "and by up to this much more, evenly spread")
+	}
 	f.DurationVarP(&o.Duration, "duration", "d", 0, "for how long at most")
-	f.Float64VarP(&o.Rate, "rate", "r", 0, "messages a second, open loop; 0: as fast as answers come")
+	f.Float64VarP(&o.Rate, "rate", "r", 0, rate)
 	f.IntVarP(&o.Batch, "batch", "b", 32, "messages of one pull or receive")
 	f.DurationVar(&o.Wait, "wait", 10*time.Second, "a consumer that got nothing for this long is done")
 	f.IntVar(&o.PID, "pid", 0, "the broker's process, to measure what it spends")
@@ -90,8 +120,11 @@ func printResult(w io.Writer, r bench.Result) {
 	if r.Failed > 0 {
 		fmt.Fprintf(w, "; %d FAILED, first: %s", r.Failed, r.FirstError)
 	}
-	if r.What == "e2e" {
+	if r.What == "e2e" || r.What == "timers" {
 		fmt.Fprintf(w, "; %d lost, %d came twice", r.Lost, r.Repeated)
+	}
+	if r.What == "timers" {
+		fmt.Fprintf(w, ", %d early (by %.2f ms at most), %d out of order", r.Early, r.EarlyMax, r.Disordered)
 	}
 	fmt.Fprintln(w)
 	row := func(what string, l *bench.Latency) {
@@ -102,6 +135,9 @@ func printResult(w io.Writer, r bench.Result) {
 	row("send", r.Send)
 	row("acknowledge", r.Ack)
 	row("sent to received", r.EndToEnd)
+	row("due to received", r.Late)
+	row("recall", r.Recall)
+	row("send and commit", r.Pair)
 	row("machine itself", r.Machine)
 	if b := r.Broker; b != nil {
 		fmt.Fprintf(w, "  broker           %.1f µs CPU a message (%.2f cores), %.0f MiB resident, %.0f bytes written a message\n", b.CPUPerMessage, b.Cores, b.ResidentMiB, b.BytesPerMessage)

@@ -98,7 +98,6 @@ func (t *jsonTools) exchange(method, path string, request []byte, v any) error {
 // outcome is what became of one of several things that a command was to do.
 type outcome struct {
 	What  string `json:"what"`
-	ID    string `json:"id,omitempty"`
 	Error string `json:"error,omitempty"`
 }
 
@@ -118,7 +117,7 @@ func (t *tools) report(done string, outcomes []outcome) error {
 			if o.Error != "" {
 				fmt.Fprintf(t.out, "%s: FAILED: %s\n", o.What, o.Error)
 			} else {
-				fmt.Fprintf(t.out, "%s: %s %s\n", o.What, done, o.ID)
+				fmt.Fprintf(t.out, "%s: %s\n", o.What, done)
 			}
 		}
 	}

@@ -131,7 +131,6 @@ func (t *timerTools) recall(args []string) error {
 		if err := t.post("/v1/timers/recall", doorhttp.RecallRequest{Topic: h.Topic, Handle: args[i]}, &got); err != nil {
 			outcomes[i].Error = err.Error()
 		}
-		outcomes[i].ID = got.ID
 	}
 	return t.report("recalled", outcomes)
 }
