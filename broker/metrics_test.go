@@ -3,13 +3,17 @@ package broker
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/cairnmq/cairn/internal/clock"
 )
 
 func TestMetrics(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
-	b := openBroker(t, func(o *Options) { o.Registerer, o.BrokerName = reg, "b1" })
+	c := clock.NewFake(epoch)
+	b := openBroker(t, withClock(c), func(o *Options) { o.Registerer, o.BrokerName = reg, "b1" })
 	b.topicOf(t, "t", 1)
 	b.group(t, "g")
 	b.send(t, "t", 0, plain("x"), plain("y"))
@@ -22,6 +26,12 @@ func TestMetrics(t *testing.T) {
 	if err := b.SendBack(context.Background(), &SendBackRequest{Group: "g", Position: at, DelayLevel: -1}); err != nil {
 		t.Fatal(err)
 	}
+	b.topicOf(t, "later", 1)
+	for _, ms := range []int{1, 1000, 2000} {
+		b.later(t, "later", 0, epoch.Add(time.Duration(ms)*time.Millisecond), "x")
+	}
+	c.Advance(7 * time.Millisecond)
+	waitFor(t, "a timer to be counted", func() bool { return b.firer.late.total() == 1 })
 	b.clients.RegisterProducer("p", &Client{ID: "1", Language: "JAVA", Version: 5, Protocol: "remoting"})
 	b.clients.RegisterConsumer("g", &Client{ID: "2", Language: "GO", Version: 6, Protocol: "grpc"}, subscribed(1, "t"))
 
@@ -37,8 +47,11 @@ func TestMetrics(t *testing.T) {
 		`rocketmq_consumer_inflight_messages consumer_group=g is_retry=false is_system=false topic=t`:                                            0,
 		`rocketmq_producer_connections language=JAVA protocol_type=remoting version=5`:                                                           1,
 		`rocketmq_consumer_connections consume_mode=CONSUME_PASSIVELY consumer_group=g is_system=false language=GO protocol_type=grpc version=6`: 1,
-		`rocketmq_consumer_group_number`:                                                1,
-		`rocketmq_topic_number`:                                                         10,
+		`rocketmq_consumer_group_number`: 1,
+		`rocketmq_topic_number`:          14,
+		`rocketmq_messages_in_total is_system=false message_type=delay topic=later`:     3,
+		`rocketmq_timing_messages topic=later`:                                          2,
+		`cairn_timer_lateness_ms`:                                                       1,
 		`rocketmq_broker_permission`:                                                    6,
 		`rocketmq_message_size is_system=false message_type=normal topic=t`:             3,
 		`rocketmq_storage_flush_behind_bytes storage_medium=disk storage_type=local`:    0,
