@@ -28,8 +28,8 @@
 //
 // # Reading order
 //
-// door.go, listen.go (plain text and TLS on one port), rpcs.go (what is served), caller.go and status.go; sessions.go and
-// telemetry.go (who is there); route.go, send.go, transaction.go, recall.go, receive.go, ack.go, offsets.go (the
+// door.go, listen.go (plain text and TLS on one port), rpcs.go (what is served), caller.go and status.go; sessions.go,
+// telemetry.go and commands.go (who is there); route.go, send.go, transaction.go, recall.go, receive.go, ack.go, offsets.go (the
 // calls); convert.go and codec.go (bytes).
 package grpc
 

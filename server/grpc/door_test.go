@@ -384,7 +384,6 @@ func TestSendRefusals(t *testing.T) {
 		}
 	}
 	to := func(topic string) func(*pb.Message) { return func(m *pb.Message) { m.Topic = resource(topic) } }
-	transaction := kind(pb.MessageType_TRANSACTION)
 	for name, c := range map[string]struct {
 		change []func(*pb.Message)
 		want   pb.Code
@@ -420,6 +419,11 @@ func TestSendRefusals(t *testing.T) {
 	}
 	if got := send(); got.GetStatus().GetCode() != pb.Code_MESSAGE_CORRUPTED {
 		t.Errorf("no message: %v", got)
+	}
+	for name, change := range map[string]func(*pb.Message){"delayed": deliverIn(time.Minute), "transactions": transaction} {
+		if got := send(good(to("T-MIXED"), change), good(to("T-MIXED"), change)); got.GetStatus().GetCode() != pb.Code_BAD_REQUEST {
+			t.Errorf("two %s in one request: %v", name, got)
+		}
 	}
 	nobody := r.stub("")
 	resp, err := nobody.SendMessage(nobody.ctx(time.Second), &pb.SendMessageRequest{Messages: []*pb.Message{good()}})

@@ -28,10 +28,8 @@ const (
 	giveBackAfter = time.Second
 	// giveBackAtOnce bounds the messages that are given back at the same time.
 	giveBackAtOnce = 256
-	// maxCommands bounds what waits to be written to one telemetry stream, maxLearned the topics that a producer sends
-	// transactions to without having them in its settings.
-	maxCommands = 64
-	maxLearned  = 1024
+	// maxLearned bounds the topics that a producer sends transactions to without having them in its settings.
+	maxLearned = 1024
 )
 
 // session is what the door knows of one client, for as long as the client lives.
@@ -47,7 +45,7 @@ type session struct {
 		checked  int64            // ms, when leases were last rid of what is over
 		gone     bool
 		learned  []*pb.Resource // topics of a producer that are not in its settings
-		commands []chan encoded // of its telemetry streams, the newest last
+		commands []*commands    // of its telemetry streams, the newest last
 	}
 }
 
@@ -254,14 +252,12 @@ func (c *session) set(s *settings) {
 	c.mu.Unlock()
 }
 
-// learn remembers a topic that a producer sends transactions to; false when it is known already.
+// learn remembers a topic that a producer sends transactions to; false when it is known already. Like produces and produced it
+// is for clients whose settings have come.
 func (c *session) learn(topic *pb.Resource) bool {
-	if c.produced(nameOf(topic)) != nil {
-		return false
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.mu.learned) >= maxLearned {
+	if len(c.mu.learned) >= maxLearned || c.producedLocked(nameOf(topic)) != nil {
 		return false
 	}
 	c.mu.learned = append(c.mu.learned, topic)
@@ -272,58 +268,51 @@ func (c *session) learn(topic *pb.Resource) bool {
 func (c *session) produces() []*pb.Resource {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.mu.settings == nil {
-		return nil
-	}
 	return slices.Concat(c.mu.settings.topics, c.mu.learned)
 }
 
 // produced is how a producer names one of its topics; nil when it is none of them.
 func (c *session) produced(name string) *pb.Resource {
-	for _, topic := range c.produces() {
-		if nameOf(topic) == name {
-			return topic
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.producedLocked(name)
+}
+
+func (c *session) producedLocked(name string) *pb.Resource {
+	for _, topics := range [][]*pb.Resource{c.mu.settings.topics, c.mu.learned} {
+		for _, topic := range topics {
+			if nameOf(topic) == name {
+				return topic
+			}
 		}
 	}
 	return nil
 }
 
-// listen makes room for the commands of one telemetry stream.
-func (c *session) listen() chan encoded {
-	commands := make(chan encoded, maxCommands)
+// listen takes commands for one telemetry stream until unlisten.
+func (c *session) listen(q *commands) {
 	c.mu.Lock()
-	c.mu.commands = append(c.mu.commands, commands)
+	c.mu.commands = append(c.mu.commands, q)
 	c.mu.Unlock()
-	return commands
 }
 
-// command leaves a command for the client's newest stream that has room; false when there is none.
+func (c *session) unlisten(q *commands) {
+	c.mu.Lock()
+	c.mu.commands = slices.DeleteFunc(c.mu.commands, func(other *commands) bool { return other == q })
+	c.mu.Unlock()
+	q.drop()
+}
+
+// command leaves a command for the client's newest stream that takes it; false when there is none.
 func (c *session) command(cmd encoded) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, commands := range slices.Backward(c.mu.commands) {
-		select {
-		case commands <- cmd:
+	for _, q := range slices.Backward(c.mu.commands) {
+		if q.put(cmd) {
 			return true
-		default:
 		}
 	}
 	return false
-}
-
-// unlisten ends what listen began, and returns how many bytes of commands nobody will send any more.
-func (c *session) unlisten(commands chan encoded) (lost int64) {
-	c.mu.Lock()
-	c.mu.commands = slices.DeleteFunc(c.mu.commands, func(other chan encoded) bool { return other == commands })
-	c.mu.Unlock()
-	for {
-		select {
-		case cmd := <-commands:
-			lost += int64(len(*cmd.buf))
-		default:
-			return lost
-		}
-	}
 }
 
 // undo makes visible again what was popped for a call whose client has gone.

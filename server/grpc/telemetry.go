@@ -47,9 +47,10 @@ func (d *Door) Telemetry(stream pb.MessagingService_TelemetryServer) error {
 		return telemetryError(err)
 	}
 	defer d.sessions.closed(c)
-	toClient := c.listen()
-	defer func() { d.answering.Add(-c.unlisten(toClient)) }()
-	commands, failed := receiveCommands(stream)
+	out := newCommands(&d.answering)
+	c.listen(out)
+	defer c.unlisten(out)
+	in, failed := receiveCommands(stream)
 	for {
 		select {
 		case <-d.closing.Done():
@@ -59,14 +60,11 @@ func (d *Door) Telemetry(stream pb.MessagingService_TelemetryServer) error {
 				return nil
 			}
 			return err
-		case cmd := <-toClient:
-			size := int64(len(*cmd.buf)) // it is gRPC's afterwards
-			err := stream.SendMsg(cmd)
-			d.answering.Add(-size)
-			if err != nil {
+		case cmd := <-out.queue:
+			if err := out.write(cmd, stream.SendMsg); err != nil {
 				return err
 			}
-		case cmd := <-commands:
+		case cmd := <-in:
 			s := cmd.GetSettings()
 			if s == nil {
 				// Answers to commands that we do not give: the end of a transaction comes as a call.

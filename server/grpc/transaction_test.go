@@ -1,6 +1,8 @@
 package grpc
 
 import (
+	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -260,6 +262,39 @@ func TestCheckBackWithoutSettings(t *testing.T) {
 	}
 }
 
+// TestCommands: so many wait, or so many bytes, and all are accounted for.
+func TestCommands(t *testing.T) {
+	sized := func(n int) encoded {
+		b := make([]byte, n)
+		return encoded{&b}
+	}
+	var all atomic.Int64
+	q := newCommands(&all)
+	n := 0
+	for q.put(sized(10)) {
+		n++
+	}
+	if n != maxCommands || all.Load() != 10*maxCommands {
+		t.Errorf("%d commands, %d bytes wait", n, all.Load())
+	}
+	failing := errors.New("gone")
+	if err := q.write(<-q.queue, func(any) error { return failing }); !errors.Is(err, failing) || all.Load() != 10*(maxCommands-1) {
+		t.Errorf("%v, %d bytes wait", err, all.Load())
+	}
+	q.drop()
+	if !q.put(sized(maxCommandBytes)) || !q.put(sized(5)) || q.put(sized(5)) {
+		t.Error("the bound on bytes holds too early or too late")
+	}
+	q.drop()
+	if all.Load() != 0 || q.bytes.Load() != 0 {
+		t.Errorf("%d bytes wait where nothing waits", all.Load())
+	}
+	all.Store(maxBeingAnswered + 1)
+	if q.put(sized(1)) {
+		t.Error("a command was taken while clients are slow to take what they have asked for")
+	}
+}
+
 // TestClientsThatCannotBeAsked: nothing waits for a client that does not read, and nothing is kept for one that has gone.
 func TestClientsThatCannotBeAsked(t *testing.T) {
 	r := newRig(t)
@@ -281,12 +316,12 @@ func TestClientsThatCannotBeAsked(t *testing.T) {
 	}
 	asked := 0
 	for ask("T") {
-		if asked++; asked > 2*maxCommands {
+		if asked++; asked > maxCommands {
 			t.Fatal("no end of questions is taken for a client that reads none")
 		}
 	}
-	if asked < maxCommands || r.door.answering.Load() < maxCommands<<20 {
-		t.Errorf("%d questions were taken, of %d bytes", asked, r.door.answering.Load())
+	if n := r.door.answering.Load(); n <= maxCommandBytes || n > maxCommandBytes+3<<20 {
+		t.Errorf("after %d questions %d bytes wait", asked, n)
 	}
 	question(t, stream)
 	s.conn.Close()
