@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"fmt"
 	"runtime"
 	"slices"
 	"strconv"
@@ -420,12 +419,4 @@ func TestTransactionsEndWithTheBroker(t *testing.T) {
 	wantCode(t, "list on a closed broker", err, CodeClosing)
 	r.mustEnd(sent.Position, TransactionCommit)
 	r.wantInQueue("x")
-}
-
-func BenchmarkTransaction(b *testing.B) {
-	r := openTxnRig(b)
-	body := fmt.Sprintf("%0*d", 1024, 0)
-	for b.Loop() {
-		r.mustEnd(r.half(body).Position, TransactionCommit)
-	}
 }

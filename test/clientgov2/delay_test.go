@@ -95,6 +95,13 @@ func TestRetryWithDelayLevel(t *testing.T) {
 	var mu sync.Mutex
 	var tries []time.Time
 	var times []int32
+	// The group and its retry topic are to be there: else the client looks for the latter after 20 s.
+	before := startConsumer(t, c, "levels-group", "before", "levels", consumer.MessageSelector{}, consumer.Clustering, func(...*primitive.MessageExt) consumer.ConsumeResult {
+		return consumer.ConsumeSuccess
+	})
+	if err := before.Shutdown(); err != nil {
+		t.Fatal(err)
+	}
 	pc := newConsumer(t, c, "levels-group", "one", consumer.Clustering)
 	err := pc.Subscribe("levels", consumer.MessageSelector{}, func(ctx context.Context, ms ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
 		mu.Lock()

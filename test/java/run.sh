@@ -10,7 +10,7 @@ if [ -z "$bin" ]; then bin=$work/cairn; (cd ../.. && go build -o "$bin" ./cmd/ca
 # an Apache name server that the admin suite starts later; Cairn keeps trying to register there
 while :; do apache=$((20000 + RANDOM % 12000)); (: < "/dev/tcp/127.0.0.1/$apache") 2>/dev/null || break; done
 "$bin" serve --name-servers "127.0.0.1:$apache" --data "$work/data" --advertise 127.0.0.1 --nameserver 127.0.0.1:0 --remoting 127.0.0.1:0 --grpc 127.0.0.1:0 --http 127.0.0.1:0 \
-  --log-format json --segment-size 64MiB 2>"$work/cairn.log" &
+  --transaction-timeout 1s --transaction-check-interval 1s --log-format json --segment-size 64MiB 2>"$work/cairn.log" &
 pid=$!
 trap 'kill $pid 2>/dev/null; wait $pid 2>/dev/null; rm -rf "$work"' EXIT
 for _ in $(seq 300); do grep -q '"message":"cairn is ready"' "$work/cairn.log" && break; kill -0 $pid || { cat "$work/cairn.log"; exit 1; }; sleep 0.1; done

@@ -1,0 +1,136 @@
+package cairn;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import java.nio.charset.StandardCharsets;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.CopyOnWriteArrayList;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicReference;
+import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
+import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
+import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
+import org.apache.rocketmq.client.producer.DefaultMQProducer;
+import org.apache.rocketmq.client.producer.SendStatus;
+import org.apache.rocketmq.common.message.Message;
+import org.apache.rocketmq.common.message.MessageAccessor;
+import org.apache.rocketmq.common.message.MessageExt;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Test;
+
+/** Delayed messages with the Remoting client, 4.9 and 5.5 alike. */
+class DelayTest {
+    static DefaultMQProducer producer;
+
+    @BeforeAll
+    static void start() throws Exception {
+        RemotingTest.start();
+        producer = RemotingTest.producer;
+    }
+
+    @AfterAll
+    static void stop() {
+        RemotingTest.stop();
+    }
+
+    /** Notes the order of arrivals, and when each came. */
+    static class Arrivals {
+        final List<String> bodies = new CopyOnWriteArrayList<>();
+        final Map<String, Long> at = new ConcurrentHashMap<>();
+        final Map<String, MessageExt> messages = new ConcurrentHashMap<>();
+        final DefaultMQPushConsumer consumer;
+
+        Arrivals(String topic) throws Exception {
+            consumer = RemotingTest.consumer(topic + "-group", topic, topic, "*");
+            consumer.registerMessageListener((MessageListenerConcurrently) (ms, ctx) -> {
+                long now = System.currentTimeMillis();
+                for (MessageExt m : ms) {
+                    String body = new String(m.getBody(), StandardCharsets.UTF_8);
+                    at.put(body, now);
+                    messages.put(body, m);
+                    bodies.add(body);
+                }
+                return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+            });
+            consumer.start();
+        }
+
+        void check(Map<String, Long> due, List<String> order) {
+            assertEquals(order, bodies);
+            due.forEach((body, t) -> {
+                long late = at.get(body) - t;
+                assertTrue(late >= 0, body + " came " + -late + " ms early");
+                assertTrue(late < 2000, body + " came " + late + " ms late");
+            });
+        }
+    }
+
+    static Message message(String topic, String body) {
+        return RemotingTest.message(topic, "t", "key-" + body.replace(' ', '-'), body);
+    }
+
+    @Test
+    void levelsAndTimersComeInDueOrder() throws Exception {
+        String topic = RemotingTest.topic("delay");
+        Arrivals got = new Arrivals(topic);
+        Map<String, Long> due = new ConcurrentHashMap<>();
+        long began = System.currentTimeMillis();
+        Map<String, String[]> properties = Map.of(
+            "by seconds", new String[] {"TIMER_DELAY_SEC", "3"},
+            "by ms", new String[] {"TIMER_DELAY_MS", "2000"},
+            "at a time", new String[] {"TIMER_DELIVER_MS", Long.toString(began + 2500)},
+            "past", new String[] {"TIMER_DELIVER_MS", Long.toString(began - 1000)});
+        for (Map.Entry<String, String[]> e : properties.entrySet()) {
+            Message m = message(topic, e.getKey());
+            MessageAccessor.putProperty(m, e.getValue()[0], e.getValue()[1]);
+            assertEquals(SendStatus.SEND_OK, producer.send(m).getSendStatus());
+        }
+        Message level = message(topic, "level 1");
+        level.setDelayTimeLevel(1);
+        assertEquals(SendStatus.SEND_OK, producer.send(level).getSendStatus());
+        due.putAll(Map.of("past", began, "level 1", began + 1000, "by ms", began + 2000, "at a time", began + 2500, "by seconds", began + 3000));
+        RemotingTest.eventually(40, "all consumed", () -> got.bodies.size() >= 5);
+        got.check(due, List.of("past", "level 1", "by ms", "at a time", "by seconds"));
+        MessageExt m = got.messages.get("level 1");
+        assertEquals(topic, m.getTopic());
+        assertEquals("1", m.getProperty("DELAY"));
+        assertEquals(topic, m.getProperty("REAL_TOPIC"));
+        assertEquals(Integer.toString(m.getQueueId()), m.getProperty("REAL_QID"));
+        got.consumer.shutdown();
+    }
+
+    @Test
+    void theListenerChoosesTheDelayOfTheNextTry() throws Exception {
+        String topic = RemotingTest.topic("delay-retry");
+        List<Long> tries = new CopyOnWriteArrayList<>();
+        List<Integer> counts = new CopyOnWriteArrayList<>();
+        AtomicReference<Throwable> failed = new AtomicReference<>();
+        DefaultMQPushConsumer before = RemotingTest.collect(new RemotingTest.Inbox(), topic + "-group", "before", topic, "*");
+        before.shutdown(); // the group and its retry topic are there now; else the client looks for the latter after 20 s or more
+        DefaultMQPushConsumer c = RemotingTest.consumer(topic + "-group", "r", topic, "*");
+        c.registerMessageListener((MessageListenerConcurrently) (ms, ctx) -> {
+            tries.add(System.nanoTime());
+            counts.add(ms.get(0).getReconsumeTimes());
+            if (!ms.get(0).getTopic().equals(topic)) {
+                failed.set(new AssertionError("came with topic " + ms.get(0).getTopic()));
+            }
+            ctx.setDelayLevelWhenNextConsume(1);
+            return tries.size() < 3 ? ConsumeConcurrentlyStatus.RECONSUME_LATER : ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        });
+        c.start();
+        producer.send(message(topic, "stubborn"));
+        RemotingTest.eventually(40, "a third try", () -> counts.size() == 3);
+        assertEquals(List.of(0, 1, 2), counts);
+        for (int i = 1; i < 3; i++) {
+            long pause = TimeUnit.NANOSECONDS.toMillis(tries.get(i) - tries.get(i - 1));
+            assertTrue(pause >= 1000, "try " + (i + 1) + " came after " + pause + " ms");
+            assertTrue(pause < 4000, "try " + (i + 1) + " came after " + pause + " ms");
+        }
+        assertEquals(null, failed.get());
+        c.shutdown();
+    }
+}
