@@ -104,4 +104,3 @@ func BenchmarkPutOff(b *testing.B) {
 		b.StartTimer()
 	}
 }
-
