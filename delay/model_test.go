@@ -42,28 +42,24 @@ func (m *model) remove(at Point) (t Timer, ok bool) {
 	return t, ok
 }
 
-// run is one random run: steps are gathered for a batch and meet what earlier ones of the same batch did.
+// run is one random run.
 type run struct {
-	*machine
+	foldtest.Run[*State]
 	*model
-	now    int64 // of the batch that is gathered
 	origin record.Position
 	points []Point // of all timers that ever were
-	steps  []step
-	expect []result
 }
 
 func newRun(t testing.TB) *run {
-	r := &run{machine: newMachine(t), now: base, model: &model{topics: map[kvindex.ID]bool{}, timers: map[Point]Timer{},
-		levels: map[int32]LevelCount{}, recalled: map[Point]bool{}}}
+	r := &run{Run: foldtest.Run[*State]{Machine: newMachine(t), Now: base}, model: &model{topics: map[kvindex.ID]bool{},
+		timers: map[Point]Timer{}, levels: map[int32]LevelCount{}, recalled: map[Point]bool{}}}
 	r.Apply(base, putTopic(1), putTopic(2), putTopic(3))
 	r.topics[1], r.topics[2], r.topics[3] = true, true, true
 	return r
 }
 
 func (r *run) propose(s step, changed int, released ...kvindex.Release) {
-	r.steps = append(r.steps, s)
-	r.expect = append(r.expect, result{Outcome: record.Outcome{Offset: int64(changed), Refused: changed == 0}, Released: released})
+	r.Propose(s, foldtest.Changed(changed, released...))
 }
 
 func one(ok bool) int {
@@ -83,7 +79,7 @@ func (r *run) proposeAdd(t *rapid.T) {
 	}
 	r.origin += record.Position(rapid.IntRange(1, 3).Draw(t, "gap"))
 	timer := Timer{
-		Point: Point{r.now + delays.Draw(t, "delay"), r.origin}, Position: r.origin,
+		Point: Point{r.Now + delays.Draw(t, "delay"), r.origin}, Position: r.origin,
 		Topic: rapid.SampledFrom(slices.Sorted(maps.Keys(r.topics))).Draw(t, "topic"), Queue: rapid.Int32Range(0, 2).Draw(t, "queue"),
 		Size: rapid.Int32Range(1, 1000).Draw(t, "size"), TagHash: int64(rapid.Int32Range(-1, 1).Draw(t, "tag")),
 		Level: rapid.Int32Range(0, 2).Draw(t, "level"),
@@ -98,13 +94,13 @@ func (r *run) point(t *rapid.T) Point {
 		t.Skip()
 	}
 	if rapid.IntRange(0, 9).Draw(t, "foreign") == 0 {
-		return Point{r.now, r.origin + 1000}
+		return Point{r.Now, r.origin + 1000}
 	}
 	return rapid.SampledFrom(r.points).Draw(t, "point")
 }
 
 func (r *run) proposeFire(t *rapid.T) {
-	from, to := Point{}, Point{Due: r.now + rapid.Int64Range(-30, 3).Draw(t, "to"), Origin: 1 << 40}
+	from, to := Point{}, Point{Due: r.Now + rapid.Int64Range(-30, 3).Draw(t, "to"), Origin: 1 << 40}
 	if len(r.points) > 0 && rapid.Bool().Draw(t, "between points") {
 		from, to = r.point(t), r.point(t)
 	}
@@ -112,7 +108,7 @@ func (r *run) proposeFire(t *rapid.T) {
 		from, to = to, from
 	}
 	var released []kvindex.Release
-	if to.Due <= r.now {
+	if to.Due <= r.Now {
 		for _, timer := range r.sorted() {
 			if !timer.Before(from) && !to.Before(timer.Point) {
 				_, _ = r.remove(timer.Point)
@@ -125,7 +121,7 @@ func (r *run) proposeFire(t *rapid.T) {
 
 func (r *run) proposeTake(t *rapid.T) {
 	at := r.point(t)
-	if at.Due > r.now {
+	if at.Due > r.Now {
 		r.propose(take(at), 0)
 		return
 	}
@@ -165,25 +161,21 @@ func (r *run) proposeTopic(t *rapid.T) {
 	if len(r.topics) == 3 {
 		gone := rapid.SampledFrom(slices.Sorted(maps.Keys(r.topics))).Draw(t, "deleted")
 		delete(r.topics, gone)
-		r.steps, r.expect = append(r.steps, deleteTopic(gone)), append(r.expect, result{})
+		r.Propose(deleteTopic(gone), result{})
 		return
 	}
 	next := kvindex.ID(len(r.points) + 10)
 	r.topics[next] = true
-	r.steps, r.expect = append(r.steps, putTopic(next)), append(r.expect, result{})
+	r.Propose(putTopic(next), result{})
 }
 
 // apply ends the batch; the next one is later.
 func (r *run) apply(t *rapid.T) {
-	for i, got := range r.Apply(r.now, r.steps...) {
-		want := r.expect[i]
-		if got.Outcome != want.Outcome || !slices.Equal(got.Released, want.Released) {
-			t.Fatalf("step %d of the batch at %d: got %+v, want %+v", i, r.now, got, want)
-		}
+	if err := r.Commit(); err != nil {
+		t.Fatal(err)
 	}
-	r.steps, r.expect = nil, nil
 	r.compare(t)
-	r.now += rapid.OneOf(rapid.Int64Range(0, 30), rapid.Int64Range(0, Horizon.Milliseconds())).Draw(t, "later")
+	r.Now += rapid.OneOf(rapid.Int64Range(0, 30), rapid.Int64Range(0, Horizon.Milliseconds())).Draw(t, "later")
 }
 
 // compare looks whether readers see what the model says.
@@ -235,11 +227,11 @@ func (r *run) compareNext(t *rapid.T, want []Timer) {
 	if err != nil || ok != (len(want) > 0) || ok && next.Point != want[0].Point {
 		t.Fatalf("next is %+v, %v, %v", next, ok, err)
 	}
-	now := slices.IndexFunc(want, func(timer Timer) bool { return timer.Due > r.now })
+	now := slices.IndexFunc(want, func(timer Timer) bool { return timer.Due > r.Now })
 	if now < 0 {
 		now = len(want)
 	}
-	due, err := r.Fold.Due(r.now, 1000, nil)
+	due, err := r.Fold.Due(r.Now, 1000, nil)
 	if err != nil || len(due) != now {
 		t.Fatalf("%d due, want %d (%v)", len(due), now, err)
 	}
@@ -288,17 +280,9 @@ func TestBatchBoundariesMakeNoDifference(t *testing.T) {
 				rapid.SampledFrom([]func(*rapid.T){r.proposeAdd, r.proposeAdd, r.proposeFire, r.proposeTake, r.proposeMove,
 					r.proposeRecall}).Draw(rt, "step")(rt)
 			}
-			var whole, parts []result
-			for left := r.steps; len(left) > 0; {
-				n := rapid.IntRange(1, len(left)).Draw(rt, "in one batch")
-				parts = append(parts, cut.Apply(r.now, left[:n]...)...)
-				left = left[n:]
-			}
-			whole = append(whole, r.expect...)
-			for i := range parts {
-				if !slices.Equal(parts[i].Released, whole[i].Released) || parts[i].Outcome != whole[i].Outcome {
-					rt.Fatalf("step %d: %+v, as one batch %+v", i, parts[i], whole[i])
-				}
+			err := r.CommitInParts(cut, func(left int) int { return rapid.IntRange(1, left).Draw(rt, "in one batch") })
+			if err != nil {
+				rt.Fatal(err)
 			}
 			r.apply(rt)
 		}
