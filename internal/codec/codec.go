@@ -81,6 +81,15 @@ func (d *Decoder) Byte() byte {
 	return b[0]
 }
 
+// Bool reads one byte that is 0 or 1.
+func (d *Decoder) Bool() bool {
+	b := d.Byte()
+	if b > 1 {
+		d.Fail()
+	}
+	return b == 1
+}
+
 // Bytes takes n bytes, nil when they are not there. They alias what is decoded.
 func (d *Decoder) Bytes(n int) []byte {
 	if n < 0 || len(d.Rest) < n {
