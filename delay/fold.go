@@ -152,12 +152,18 @@ func (f *fold) remove(b *kvindex.Batch, at Point) (t Timer, ok bool, err error) 
 	if err != nil || !ok {
 		return Timer{}, false, err
 	}
+	f.drop(b, &t)
+	return t, true, f.gone(b, &t)
+}
+
+// drop removes a timer's own row.
+func (f *fold) drop(b *kvindex.Batch, t *Timer) {
+	f.key = t.appendKey(f.key[:0])
 	if t.Position == t.Origin { // written once
 		b.SingleDelete(f.key)
 	} else {
 		b.Delete(f.key)
 	}
-	return t, true, f.gone(b, &t)
 }
 
 // gone removes what else there is of a timer whose row goes.
@@ -193,7 +199,12 @@ func (f *fold) applyRecall(b *kvindex.Batch, payload []byte) (record.Outcome, er
 	return record.Outcome{Offset: 1}, nil
 }
 
-// applyFire releases all timers of a range and removes their rows with one range-delete.
+// rangeFrom is how many timers have to fire at once for their rows to go with one range-delete. Every iterator that the engine
+// makes pays for each range that it has removed since its last flush; at this many timers to a range that is nothing beside
+// what the timers themselves cost.
+const rangeFrom = 256
+
+// applyFire releases all timers of a range and removes their rows.
 func (f *fold) applyFire(b *kvindex.Batch, payload []byte) (record.Outcome, error) {
 	r, err := decodeFire(payload)
 	if err != nil {
@@ -209,8 +220,15 @@ func (f *fold) applyFire(b *kvindex.Batch, payload []byte) (record.Outcome, erro
 		return record.Outcome{Refused: true}, nil
 	}
 	f.counts, f.levels = f.counts[:0], f.levels[:0]
+	asRange := len(f.fired) >= rangeFrom
+	if asRange { // the row after To is the first that stays
+		b.DeleteRange(r.From.appendKey(nil), kvindex.AppendTimerKey(nil, r.To.Due, int64(r.To.Origin)+1))
+	}
 	for i := range f.fired {
 		t := &f.fired[i]
+		if !asRange {
+			f.drop(b, t)
+		}
 		f.released = append(f.released, kvindex.Release{
 			Topic: t.Topic, Queue: t.Queue, Position: t.Position, Size: t.Size, TagHash: t.TagHash,
 		})
@@ -220,8 +238,6 @@ func (f *fold) applyFire(b *kvindex.Batch, payload []byte) (record.Outcome, erro
 		}
 		f.tally(t)
 	}
-	// The row after To is the first that stays.
-	b.DeleteRange(kvindex.AppendTimerKey(nil, r.From.Due, int64(r.From.Origin)), kvindex.AppendTimerKey(nil, r.To.Due, int64(r.To.Origin)+1))
 	for _, c := range f.counts {
 		if err := f.count(b, c.topic, -c.n, false); err != nil {
 			return record.Outcome{}, err

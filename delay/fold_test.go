@@ -252,3 +252,50 @@ func TestNoTimerIsOverlooked(t *testing.T) {
 	adder.Wait()
 	check(t, m)
 }
+
+// rangeCounter counts the range-deletes of its writers.
+type rangeCounter struct {
+	kvindex.Engine
+	ranges int
+}
+
+func (c *rangeCounter) NewWriter() kvindex.Writer { return &countingWriter{c.Engine.NewWriter(), c} }
+
+type countingWriter struct {
+	kvindex.Writer
+	counter *rangeCounter
+}
+
+func (w *countingWriter) DeleteRange(lower, upper []byte) {
+	w.counter.ranges++
+	w.Writer.DeleteRange(lower, upper)
+}
+
+// What fires a thousand times a second must not leave as many ranges to every later iterator.
+func TestRangesAreRemovedOnlyWhenManyFire(t *testing.T) {
+	for n, want := range map[int]int{1: 0, rangeFrom - 1: 0, rangeFrom: 1} {
+		m := newMachine(t)
+		steps := []step{putTopic(7)}
+		for i := range n {
+			steps = append(steps, add(timer(1000, record.Position(i+1))))
+		}
+		steps = append(steps, move(Point{1000, 1}, 1<<30, 100))
+		m.Apply(1, steps...)
+		c := &rangeCounter{Engine: m.Engine}
+		b := kvindex.NewBatch(c)
+		b.Begin(1, 1, 1000)
+		if r, err := everything(1000)(m.Fold, b, 0); err != nil || r.Offset != int64(n) {
+			t.Fatal(r, err)
+		}
+		if err := b.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+		left, err := m.Fold.Due(2000, 1, nil)
+		if c.ranges != want || err != nil || len(left) != 0 {
+			t.Errorf("%d fired with %d range-deletes, want %d; left: %v %v", n, c.ranges, want, left, err)
+		}
+	}
+}

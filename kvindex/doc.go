@@ -14,7 +14,8 @@
 //
 // Rows that wait for a time have the time in their key and are read and removed from the front. Whoever drains such a range
 // remembers the floor below which all is done, starts there, and removes the drained part with one DeleteRange: a scan that
-// begins among thousands of removed rows has to step over each of them.
+// begins among thousands of removed rows has to step over each of them. A few rows are better removed one by one: Pebble puts
+// all ranges removed since the last flush in order anew for the first iterator behind each further one.
 //
 // # Batches
 //
