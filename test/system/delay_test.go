@@ -13,10 +13,11 @@ import (
 	v2 "github.com/apache/rocketmq-clients/golang/v5/protocol/v2"
 )
 
-// createTyped makes a topic for messages of a kind: the official clients look whether a topic takes what they are to send.
+// createTyped makes a topic for messages of a kind: the official clients look whether a topic takes what they are to send. It
+// has one queue, so that messages are received in the order in which they came there.
 func createTyped(t *testing.T, c *cairn, topic, kind string) {
 	t.Helper()
-	run(t, "topic", "create", topic, "--attribute", "+message.type="+kind, "-n", c.fixed.NameServer)
+	run(t, "topic", "create", topic, "--queues", "1", "--attribute", "+message.type="+kind, "-n", c.fixed.NameServer)
 }
 
 // sendDelayed sends a message that is due after d and answers its due time, in ms as the protocol has it.
@@ -41,7 +42,8 @@ func refusedWith(t *testing.T, what string, err error, want v2.Code) {
 	}
 }
 
-// The messages are sent in the reverse of the order in which they are due.
+// The messages are sent in the reverse of the order in which they are due. That they come in it is promised when all were sent
+// before the first was due.
 func TestDelayedMessagesComeInDueOrder(t *testing.T) {
 	client.EnableSsl = false
 	c := startCairn(t, "--segment-size", "64MiB", "--max-delay", "1h")
@@ -52,7 +54,7 @@ func TestDelayedMessagesComeInDueOrder(t *testing.T) {
 	var want, got []string
 	for i := 5; i >= 1; i-- {
 		body := fmt.Sprint("delayed ", i)
-		due[body], _ = sendDelayed(t, p, "delayed", body, time.Duration(i)*300*time.Millisecond)
+		due[body], _ = sendDelayed(t, p, "delayed", body, 500*time.Millisecond+time.Duration(i)*300*time.Millisecond)
 		want = append(want, body)
 	}
 	slices.Reverse(want)
@@ -60,6 +62,7 @@ func TestDelayedMessagesComeInDueOrder(t *testing.T) {
 		t.Errorf("a message whose time has passed has the recall handle %q", r.RecallHandle)
 	}
 	want = slices.Insert(want, 0, "past")
+	inTime := time.Now().Before(due[want[1]])
 	var latest time.Duration
 	eventually(t, 20*time.Second, "all delivered", func() bool {
 		for _, m := range receive(t, s, 20*time.Second) {
@@ -83,6 +86,10 @@ func TestDelayedMessagesComeInDueOrder(t *testing.T) {
 		}
 		return len(got) >= len(want)
 	})
+	if !inTime { // the machine was busy
+		slices.Sort(got)
+		slices.Sort(want)
+	}
 	if !slices.Equal(got, want) {
 		t.Errorf("came as %q, due as %q", got, want)
 	}
@@ -102,7 +109,7 @@ func TestTimersOutliveTheBroker(t *testing.T) {
 	p := startProducer(t, c, "outlived")
 	overdue, _ := sendDelayed(t, p, "outlived", "overdue", 300*time.Millisecond)
 	pending, _ := sendDelayed(t, p, "outlived", "pending", 4*time.Second)
-	_, recalled := sendDelayed(t, p, "outlived", "recalled", 500*time.Millisecond)
+	_, recalled := sendDelayed(t, p, "outlived", "recalled", 3*time.Second)
 	if _, err := p.Recall(context.Background(), "outlived", recalled.RecallHandle); err != nil {
 		t.Fatal(err)
 	}
@@ -134,8 +141,8 @@ func TestRecall(t *testing.T) {
 	createTyped(t, c, "recall", "DELAY")
 	p := startProducer(t, c, "recall")
 	s := startSimple(t, c, "recall-group", "recall", "*")
-	_, gone := sendDelayed(t, p, "recall", "recalled", time.Second)
-	_, stays := sendDelayed(t, p, "recall", "delivered", 1200*time.Millisecond)
+	_, gone := sendDelayed(t, p, "recall", "recalled", 2*time.Second)
+	_, stays := sendDelayed(t, p, "recall", "delivered", 2100*time.Millisecond)
 	for range 2 { // the second time it is gone already, which is what was wanted
 		id, err := p.Recall(context.Background(), "recall", gone.RecallHandle)
 		if err != nil || id != gone.MessageID {
@@ -176,12 +183,12 @@ func TestRecallRacesWithFiring(t *testing.T) {
 	for i := range handles {
 		at := time.Now()
 		if i == 0 {
-			due = at.Add(1500 * time.Millisecond)
+			due = at.Add(2 * time.Second)
 		}
 		_, r := sendDelayed(t, p, "race", fmt.Sprint(i), due.Sub(at))
 		handles[i] = r.RecallHandle
 	}
-	_, last := sendDelayed(t, p, "race", "last", time.Until(due)+1500*time.Millisecond)
+	_, last := sendDelayed(t, p, "race", "last", time.Until(due)+500*time.Millisecond)
 	var mu sync.Mutex
 	recalled := map[string]bool{}
 	eventually(t, 10*time.Second, "they are about to fire", func() bool { return time.Until(due) < 30*time.Millisecond })
