@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	kills   = flag.Int("kills", 5, "how often each of the tests that kill the broker does so")
+	kills   = flag.Int("kills", 2, "how often each of the tests that kill the broker does so")
 	firing  = flag.Int("firing", 5_000, "timers, and twice the transactions, of each kill")
 	preload = flag.Int("preload", 20_000, "messages that are there before the first kill")
 )
