@@ -225,13 +225,7 @@ func (e *Extend) decode(payload []byte) error {
 	e.Group, e.Topic = d.head()
 	e.Moves = e.Moves[:0]
 	for range d.Count(leastRef + 2) {
-		m := Move{Ref: d.ref(), To: d.Number()}
-		free := d.Byte()
-		m.Free = free == 1
-		if free > 1 {
-			d.Fail()
-		}
-		e.Moves = append(e.Moves, m)
+		e.Moves = append(e.Moves, Move{Ref: d.ref(), To: d.Number(), Free: d.Bool()})
 	}
 	if len(e.Moves) > MaxItems {
 		d.Fail()

@@ -37,9 +37,6 @@ func checkOpen(r kvindex.Reader, counted map[kvindex.ID]Count) error {
 		n := counted[h.Topic]
 		n.Open++
 		counted[h.Topic] = n
-		if h.Reason != NotParked {
-			return fmt.Errorf("the half message at %d is open and says %q", h.Position, h.Reason)
-		}
 		_, ok, err := r.Get(kvindex.AppendHalfCheckKey(nil, h.CheckAt, int64(h.Position)), nil)
 		if err == nil && !ok {
 			err = fmt.Errorf("the half message at %d has no check at its time", h.Position)
@@ -69,9 +66,6 @@ func checkParked(r kvindex.Reader, counted map[kvindex.ID]Count) error {
 		n := counted[h.Topic]
 		n.Parked++
 		counted[h.Topic] = n
-		if h.Reason == NotParked {
-			return fmt.Errorf("the half message at %d is parked without a reason", h.Position)
-		}
 		_, ok, err := r.Get(kvindex.AppendHalfKey(nil, int64(h.Position)), nil)
 		if err == nil && ok {
 			err = fmt.Errorf("the half message at %d is open and parked", h.Position)

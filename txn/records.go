@@ -80,16 +80,22 @@ func ChecksRecord(checks []Check) record.Record {
 func decodeChecks(payload []byte, dst []Check) ([]Check, error) {
 	d := codec.Decoder{Rest: payload}
 	readForm(&d)
-	for range d.Count(4) {
-		c := Check{Position: record.Position(d.Number()), Next: d.Number(), Park: Reason(d.Byte())}
-		free := d.Byte()
-		if free > 1 {
-			d.Fail()
-		}
-		c.Free = free == 1
-		dst = append(dst, c)
+	n := d.Count(4)
+	if n > MaxChecks {
+		d.Fail()
+	}
+	for range n {
+		dst = append(dst, Check{Position: record.Position(d.Number()), Next: d.Number(), Park: readReason(&d), Free: d.Bool()})
 	}
 	return dst, d.End()
+}
+
+func readReason(d *codec.Decoder) Reason {
+	r := Reason(d.Byte())
+	if r > ParkedByOps {
+		d.Fail()
+	}
+	return r
 }
 
 func readForm(d *codec.Decoder) {

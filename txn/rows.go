@@ -40,9 +40,12 @@ func (h *Half) decode(key, val []byte) error {
 	*h = Half{
 		Position: record.Position(binary.BigEndian.Uint64(key[1:])),
 		Topic:    kvindex.ID(d.Uvarint()), Queue: d.Number32(), Size: d.Number32(), CheckAt: d.Number(), Checks: d.Number32(),
-		Stored: d.Number(), Reason: Reason(d.Byte()), Delayed: d.Byte() == 1, TagHash: int64(int32(d.Fixed32())), ID: d.Fixed(),
+		Stored: d.Number(), Reason: readReason(&d), Delayed: d.Bool(), TagHash: int64(int32(d.Fixed32())), ID: d.Fixed(),
 	}
 	h.Group = string(d.Bytes(len(d.Rest)))
+	if parked := kvindex.Space(key[0]) == kvindex.SpaceParked; parked != (h.Reason != NotParked) {
+		d.Fail()
+	}
 	if err := d.End(); err != nil {
 		return fmt.Errorf("half message row: %w", err)
 	}
