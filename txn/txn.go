@@ -128,7 +128,8 @@ func (s *State) Due(now int64, most int, dst []Half) ([]Half, error) {
 		}
 		var h Half
 		var ok bool
-		if h, ok, err = s.Get(at); ok && h.Reason == NotParked {
+		// It may have been parked, or asked, since its check was read.
+		if h, ok, err = s.Get(at); ok && h.Reason == NotParked && h.CheckAt <= now {
 			dst = append(dst, h)
 		}
 	}
