@@ -119,12 +119,12 @@ func stepOf(w words, now int64) step {
 }
 
 var (
-	actions = map[string]Action{"commit": Commit, "rollback": Rollback, "expire": Expire}
-	reasons = map[string]Reason{"no-answer": NoAnswer, "no-producer": NoProducer, "by-ops": ParkedByOps}
+	actionWords = map[string]Action{"commit": Commit, "rollback": Rollback, "expire": Expire}
+	reasonWords = map[string]Reason{"no-answer": NoAnswer, "no-producer": NoProducer, "by-ops": ParkedByOps}
 )
 
 func recordOf(w words) record.Record {
-	if action, ok := actions[w[0]]; ok {
+	if action, ok := actionWords[w[0]]; ok {
 		e := End{Position: position(w[1]), Action: action}
 		if _, ok := w.Find("due"); ok {
 			e.Due = w.Time("due")
@@ -136,7 +136,7 @@ func recordOf(w words) record.Record {
 		at, what, _ := strings.Cut(word, ":")
 		c := Check{Position: position(at), Free: w[0] == "free"}
 		if w[0] == "park" {
-			c.Park = reasons[what]
+			c.Park = reasonWords[what]
 		} else {
 			c.Next = foldtest.ParseTime(what)
 		}
