@@ -91,8 +91,8 @@ func TestTransactions(t *testing.T) {
 	eventually(t, 40*time.Second, "all consumed", func() bool { return len(got.list()) >= 4 })
 	want := map[string]int{"commit": 0, "unknown commit": 1, "unknown unknown commit": 2, "unknown unknown unknown commit": 3}
 	for body, questions := range want {
-		if _, ok := got.at[body]; !ok || l.times(body) != questions {
-			t.Errorf("%q was asked for %d times, want %d; consumed: %v", body, l.times(body), questions, ok)
+		if _, ok := got.at[body]; !ok || l.times(body) < questions {
+			t.Errorf("%q was asked for %d times, want at least %d; consumed: %v", body, l.times(body), questions, ok)
 		}
 	}
 	if n := len(got.list()); n != len(want) {
@@ -111,7 +111,7 @@ func TestTransactions(t *testing.T) {
 
 // A producer ends before its transaction does: another one of its group is asked.
 func TestTransactionsOfADeadProducer(t *testing.T) {
-	c := startCairn(t, shortChecks...)
+	c := startCairn(t, append(shortChecks, "--transaction-timeout", "3s")...) // it is dead before it could be asked
 	createTopic(t, c, "orphans", 4)
 	var got arrivals
 	startConsumer(t, c, "orphans-group", "one", "orphans", consumer.MessageSelector{}, consumer.Clustering, func(ms ...*primitive.MessageExt) consumer.ConsumeResult {
@@ -127,7 +127,7 @@ func TestTransactionsOfADeadProducer(t *testing.T) {
 	alive, second := startTransactional(t, c, "orphans-producer", "alive")
 	sendInTransaction(t, alive, primitive.NewMessage("orphans", []byte("rollback"))) // the broker does not hear of a producer that never sent
 	eventually(t, 40*time.Second, "consumed", func() bool { return len(got.list()) > 0 && second.times("unknown rollback") > 0 })
-	if got.list()[0] != "unknown commit" || len(got.list()) != 1 || first.times("unknown commit") != 0 || second.times("unknown commit") != 1 {
+	if got.list()[0] != "unknown commit" || len(got.list()) != 1 || first.times("unknown commit") != 0 || second.times("unknown commit") < 1 {
 		t.Errorf("consumed %q; the dead one was asked %d times, the other one %d times", got.list(), first.times("unknown commit"), second.times("unknown commit"))
 	}
 }

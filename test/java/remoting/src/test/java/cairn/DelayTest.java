@@ -4,12 +4,15 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.nio.charset.StandardCharsets;
+import java.util.Collection;
+import java.util.Comparator;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicReference;
+import java.util.stream.Collectors;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
@@ -37,7 +40,7 @@ class DelayTest {
         RemotingTest.stop();
     }
 
-    /** Notes the order of arrivals, and when each came. */
+    /** Notes what arrives in a topic of one queue, and when. */
     static class Arrivals {
         final List<String> bodies = new CopyOnWriteArrayList<>();
         final Map<String, Long> at = new ConcurrentHashMap<>();
@@ -59,13 +62,20 @@ class DelayTest {
             consumer.start();
         }
 
-        void check(Map<String, Long> due, List<String> order) {
-            assertEquals(order, bodies);
-            due.forEach((body, t) -> {
-                long late = at.get(body) - t;
-                assertTrue(late >= 0, body + " came " + -late + " ms early");
-                assertTrue(late < 2000, body + " came " + late + " ms late");
-            });
+        /**
+         * Checks that each came once, none before its due time, and that they lie in the queue in the order of these times. The
+         * latter is promised when they were sent in less time than lies between them.
+         */
+        void check(Map<String, Long> due, long sendingTook) {
+            due.forEach((body, t) -> assertTrue(at.get(body) >= t, () -> body + " came " + (t - at.get(body)) + " ms early"));
+            assertEquals(sorted(due.keySet(), Comparator.naturalOrder()), sorted(bodies, Comparator.naturalOrder()));
+            if (sendingTook < 500) {
+                assertEquals(sorted(bodies, Comparator.comparing(due::get)), sorted(bodies, Comparator.comparing(b -> messages.get(b).getQueueOffset())));
+            }
+        }
+
+        static List<String> sorted(Collection<String> bodies, Comparator<String> order) {
+            return bodies.stream().sorted(order).collect(Collectors.toList());
         }
     }
 
@@ -75,9 +85,8 @@ class DelayTest {
 
     @Test
     void levelsAndTimersComeInDueOrder() throws Exception {
-        String topic = RemotingTest.topic("delay");
+        String topic = RemotingTest.topic("delay", 1);
         Arrivals got = new Arrivals(topic);
-        Map<String, Long> due = new ConcurrentHashMap<>();
         long began = System.currentTimeMillis();
         Map<String, String[]> properties = Map.of(
             "by seconds", new String[] {"TIMER_DELAY_SEC", "3"},
@@ -92,9 +101,9 @@ class DelayTest {
         Message level = message(topic, "level 1");
         level.setDelayTimeLevel(1);
         assertEquals(SendStatus.SEND_OK, producer.send(level).getSendStatus());
-        due.putAll(Map.of("past", began, "level 1", began + 1000, "by ms", began + 2000, "at a time", began + 2500, "by seconds", began + 3000));
+        long took = System.currentTimeMillis() - began;
         RemotingTest.eventually(40, "all consumed", () -> got.bodies.size() >= 5);
-        got.check(due, List.of("past", "level 1", "by ms", "at a time", "by seconds"));
+        got.check(Map.of("past", began, "level 1", began + 1000, "by ms", began + 2000, "at a time", began + 2500, "by seconds", began + 3000), took);
         MessageExt m = got.messages.get("level 1");
         assertEquals(topic, m.getTopic());
         assertEquals("1", m.getProperty("DELAY"));
@@ -128,7 +137,6 @@ class DelayTest {
         for (int i = 1; i < 3; i++) {
             long pause = TimeUnit.NANOSECONDS.toMillis(tries.get(i) - tries.get(i - 1));
             assertTrue(pause >= 1000, "try " + (i + 1) + " came after " + pause + " ms");
-            assertTrue(pause < 4000, "try " + (i + 1) + " came after " + pause + " ms");
         }
         assertEquals(null, failed.get());
         c.shutdown();

@@ -58,11 +58,15 @@ class RemotingTest {
     }
 
     static String topic(String name) throws Exception {
+        return topic(name, 4);
+    }
+
+    static String topic(String name, int queues) throws Exception {
         String topic = name + "-" + RUN;
         for (java.lang.reflect.Method m : DefaultMQProducer.class.getMethods()) { // its parameters differ between 4.9 and 5.x
             if (m.getName().equals("createTopic") && m.getParameterCount() == 4) {
                 Object last = m.getParameterTypes()[3] == int.class ? Integer.valueOf(0) : Map.of();
-                m.invoke(producer, "TBW102", topic, 4, last);
+                m.invoke(producer, "TBW102", topic, queues, last);
                 return topic;
             }
         }
