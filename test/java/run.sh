@@ -20,7 +20,7 @@ for suite in ${*:-remoting-5.5.0 remoting-4.9.8 admin grpc}; do
   module=${suite%%-*} version=${suite#*-}
   [ "$version" = "$suite" ] && version=5.5.0
   echo "-- java $suite"
-  mvn -q -B -Dout="$work/out" -pl "$module" -Drocketmq.version="$version" -Dcairn.nameserver="$(address nameserver)" -Dcairn.remoting="$(address remoting)" \
+  mvn -q -B -Dout="$work/out" -pl "$module" -Drocketmq.version="$version" -Dcairn.bin="$bin" -Dcairn.nameserver="$(address nameserver)" -Dcairn.remoting="$(address remoting)" \
     -Dcairn.apache="127.0.0.1:$apache" -Dcairn.grpc="$(address grpc)" ${MVN_ARGS:-} test > "$work/mvn.log" 2>&1
   rc=$?
   find "$work/out" -name '*.txt' -path "*$module-$version/surefire-reports/*" ! -name '*-output.txt' -exec grep -h '^Tests run' {} + | sed "s/^/   $suite: /"
