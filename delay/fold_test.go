@@ -190,7 +190,12 @@ func TestChangedTellsOfEarlierTimers(t *testing.T) {
 		t.Fatal("an earlier timer woke nobody, or twice")
 	}
 	next(5)
+	m.Apply(998, everything(998))
+	next(4)
 	m.Apply(1000, everything(1000))
+	if told(m.Fold) {
+		t.Fatal("woken for what an earlier batch added")
+	}
 	next(0)
 	// Late ones, below all that has fired.
 	m.Apply(1000, add(timer(10, 6)))

@@ -247,6 +247,9 @@ func TestChangedTellsOfEarlierChecks(t *testing.T) {
 	m.Apply(1, end(400, Rollback, 0), note(Check{Position: 100, Park: NoAnswer}))
 	next(1000)
 	m.Apply(1, end(200, Rollback, 0))
+	if told(m.Fold) {
+		t.Fatal("woken for what an earlier batch added")
+	}
 	next(0)
 	// Late ones, below all that there was.
 	m.Apply(1, add(half(500, 10)))
