@@ -323,6 +323,32 @@ func TestFlushDueAndSelfMadeFlush(t *testing.T) {
 	})
 }
 
+// Every iterator pays for the range-deletes that no flush has taken.
+func TestRangeDeletesMakeAFlushDue(t *testing.T) {
+	eachEngine(t, func(t *testing.T, opts Options) {
+		e := mustOpen(t, opts)
+		defer e.Close()
+		ranges := 0
+		remove := func() {
+			key := fmt.Sprintf("%06d", ranges)
+			commit(t, e, func(w Writer) { w.DeleteRange(userKey(key), userKey(key+"x")) })
+			ranges++
+		}
+		for !e.FlushDue() {
+			remove()
+		}
+		if ranges > rangesUnflushed {
+			t.Fatalf("a flush is due after %d range-deletes", ranges)
+		}
+		for ranges < 4*rangesUnflushed { // and nobody asks for one
+			remove()
+		}
+		if m := e.Metrics(); m.SelfMadeFlushes == 0 {
+			t.Fatalf("%d range-deletes, %+v", ranges, m)
+		}
+	})
+}
+
 func TestFailedBeforeFlushKeepsRowsOffTheDisk(t *testing.T) {
 	eachEngine(t, func(t *testing.T, opts Options) {
 		var broken atomic.Bool

@@ -6,8 +6,13 @@ import (
 	"sync"
 )
 
-// rowOverhead is what a row takes in memory beside its key and value, estimated a little high: a skip-list node.
-const rowOverhead = 48
+const (
+	// rowOverhead is what a row takes in memory beside its key and value, estimated a little high: a skip-list node.
+	rowOverhead = 48
+	// rangesUnflushed is how many range-deletes fill a memtable by themselves. Each costs every iterator that is made after
+	// the next one: what a drain or the deletion of many topics leaves must not stay until enough rows have come.
+	rangesUnflushed = 256
+)
 
 // flusher is the account of unflushed rows and the only one who starts flushes. One goroutine of it runs flush after flush,
 // never two at a time, so that at most two memtables exist: one that fills and one that is being written. Both engines use it.
@@ -46,9 +51,10 @@ func newFlusher(memtable int64, seal func() error, await func(quit <-chan struct
 	return f
 }
 
-// admit waits until bytes more fit into the memtable that fills, and counts them. A batch larger than a memtable is
-// admitted as soon as it has one for itself.
-func (f *flusher) admit(bytes int64) error {
+// admit waits until a batch of so many bytes, rows and range-deletes fits into the memtable that fills, and counts it. One
+// larger than a memtable is admitted as soon as it has one for itself.
+func (f *flusher) admit(size, rows, ranges int) error {
+	bytes := int64(size) + int64(rows)*rowOverhead + int64(ranges)*(f.memtable/rangesUnflushed)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	attempts := f.mu.attempts

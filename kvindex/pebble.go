@@ -120,13 +120,13 @@ func (e *pebbleEngine) options(o Options, cache *pebble.Cache) *pebble.Options {
 		MemTableSize:                uint64(o.memtableBytes()),
 		MemTableStopWritesThreshold: noStall,
 		L0StopWritesThreshold:       noStall,
-		L0CompactionThreshold:       4,
+		L0CompactionThreshold:       8,
 		LBaseMaxBytes:               64 << 20,
 		MaxOpenFiles:                500,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
 	}
 	opts.TargetFileSizes[0] = 4 << 20
-	opts.Experimental.L0CompactionConcurrency = 4 // sublevels at which the second compaction begins
+	opts.Experimental.L0CompactionConcurrency = 8 // sublevels at which the second compaction begins
 	opts.Experimental.ReadSamplingMultiplier = -1 // reads start no compactions
 	for i := range opts.Levels {
 		opts.Levels[i].BlockSize = 8 << 10
@@ -265,8 +265,9 @@ func (e *pebbleEngine) NewWriter() Writer {
 
 // pebbleWriter drops the errors of Pebble's batch methods: they are nil for the kinds of change that are used here.
 type pebbleWriter struct {
-	e *pebbleEngine
-	b *pebble.Batch
+	e      *pebbleEngine
+	b      *pebble.Batch
+	ranges int // range-deletes in b
 }
 
 func (w *pebbleWriter) Set(key, value []byte)   { _ = w.b.Set(key, value, nil) }
@@ -274,12 +275,17 @@ func (w *pebbleWriter) Delete(key []byte)       { _ = w.b.Delete(key, nil) }
 func (w *pebbleWriter) SingleDelete(key []byte) { _ = w.b.SingleDelete(key, nil) }
 func (w *pebbleWriter) Len() int                { return w.b.Len() }
 func (w *pebbleWriter) Count() int              { return int(w.b.Count()) }
-func (w *pebbleWriter) Reset()                  { w.b.Reset() }
 func (w *pebbleWriter) Close() error            { return w.b.Close() }
+
+func (w *pebbleWriter) Reset() {
+	w.b.Reset()
+	w.ranges = 0
+}
 
 func (w *pebbleWriter) DeleteRange(lower, upper []byte) {
 	if bytes.Compare(lower, upper) < 0 {
 		_ = w.b.DeleteRange(lower, upper, nil)
+		w.ranges++
 	}
 }
 
@@ -290,7 +296,7 @@ func (w *pebbleWriter) Commit() error {
 	if err := w.e.health.check(); err != nil {
 		return err
 	}
-	if err := w.e.flusher.admit(int64(w.Len()) + int64(w.Count())*rowOverhead); err != nil {
+	if err := w.e.flusher.admit(w.Len(), w.Count(), w.ranges); err != nil {
 		return err
 	}
 	if err := w.e.db.Apply(w.b, pebble.NoSync); err != nil {

@@ -388,9 +388,10 @@ func (e *rocksEngine) NewWriter() Writer {
 //
 // The sequence is 0: RocksDB gives it. A range's upper bound stands in the place of the value.
 type rocksWriter struct {
-	e     *rocksEngine
-	buf   []byte
-	count uint32
+	e      *rocksEngine
+	buf    []byte
+	count  uint32
+	ranges int // range-deletes among count
 }
 
 const (
@@ -425,6 +426,7 @@ func (w *rocksWriter) DeleteRange(lower, upper []byte) {
 	if bytes.Compare(lower, upper) < 0 {
 		w.change(rocksDeleteRange, lower)
 		w.bytes(upper)
+		w.ranges++
 	}
 }
 
@@ -436,7 +438,7 @@ func (w *rocksWriter) Reset() {
 		w.buf = nil
 	}
 	w.buf = append(w.buf[:0], make([]byte, rocksHeader)...)
-	w.count = 0
+	w.count, w.ranges = 0, 0
 }
 
 func (w *rocksWriter) Close() error {
@@ -451,7 +453,7 @@ func (w *rocksWriter) Commit() error {
 	if err := w.e.health.check(); err != nil {
 		return err
 	}
-	if err := w.e.flusher.admit(int64(w.Len()) + int64(w.count)*rowOverhead); err != nil {
+	if err := w.e.flusher.admit(w.Len(), int(w.count), w.ranges); err != nil {
 		return err
 	}
 	binary.LittleEndian.PutUint32(w.buf[8:], w.count)
