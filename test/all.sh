@@ -33,7 +33,7 @@ suite_unit() { go test -race -timeout 15m $(go list ./... | grep -v /test/); }
 
 suite_rocksdb() {
   need /usr/include/rocksdb/c.h librocksdb-dev gcc g++ || return 1
-  go vet -tags grocksdb ./kvindex/ && go test -tags grocksdb -timeout 15m ./kvindex/ ./store/ ./pop/ ./broker/
+  go vet -tags grocksdb ./kvindex/ && go test -tags grocksdb -timeout 15m ./kvindex/... ./store/ ./pop/ ./delay/ ./txn/ ./broker/
 }
 
 suite_system() { go build -o "$CAIRN_TEST_BIN" ./cmd/cairn && go test -count=1 -timeout 15m ./test/...; }
