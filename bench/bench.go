@@ -39,6 +39,7 @@ type Options struct {
 	Wait     time.Duration // a consumer that got nothing for this long is done
 	Delay    time.Duration // of what is sent; 0: none
 	Spread   time.Duration // delays are this much longer at most, evenly spread
+	Open     bool          // half messages are left open instead of committed
 	PID      int           // the broker's process, 0: unknown
 	Progress func(done int64)
 
@@ -273,7 +274,9 @@ func newProducing(o Options) *producing {
 	case delayed:
 		p.due = func(i int64) time.Time { return time.Now().Add(o.Delay + spread(o.Spread, i)) }
 	case transactional:
-		p.do = sendAndCommit
+		if !o.Open {
+			p.do = sendAndCommit
+		}
 	}
 	return p
 }

@@ -163,12 +163,15 @@ func Recall(ctx context.Context, o Options) (Result, error) {
 	return res, err
 }
 
-// Transactions sends half messages and commits each one when it was stored; a pair counts as one message.
+// Transactions sends half messages and commits each one when it was stored, unless they are to be left open; a pair counts as
+// one message.
 func Transactions(ctx context.Context, o Options) (Result, error) {
 	o.kind = transactional
 	r, _, err := run(ctx, o, true, false)
 	r.What = "txn"
-	r.Pair, r.Send = r.Send, nil
+	if !o.Open {
+		r.Pair, r.Send = r.Send, nil
+	}
 	return r, err
 }
 

@@ -106,6 +106,9 @@ func benchCommand(use, short string, def benchDefaults, run func(context.Context
 		f.DurationVar(&o.Delay, "delay", def.delay, "delay the messages by this; 0: not at all")
 		f.DurationVar(&o.Spread, "spread", 0, "and by up to this much more, evenly spread")
 	}
+	if use == "txn" {
+		f.BoolVar(&o.Open, "open", false, "leave the half messages open")
+	}
 	f.DurationVarP(&o.Duration, "duration", "d", 0, "for how long at most")
 	f.Float64VarP(&o.Rate, "rate", "r", 0, rate)
 	f.IntVarP(&o.Batch, "batch", "b", 32, "messages of one pull or receive")
