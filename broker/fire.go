@@ -123,23 +123,27 @@ func (f *firer) tell(ctx context.Context, err error) {
 // fireDue fires everything that is due and tells when to look again; the zero time when there are no timers.
 func (f *firer) fireDue(ctx context.Context) (next time.Time, err error) {
 	for {
-		first, ok, err := f.store.Delay.Next()
-		if err != nil || !ok {
-			return time.Time{}, err
-		}
 		now := f.clock.Now()
-		if first.Due > now.UnixMilli() {
-			return earlier(time.UnixMilli(first.Due), now.Add(fireNap)), nil
-		}
-		fired, err := f.fireChunk(ctx, now)
+		look, err := f.store.Delay.Look(now.UnixMilli(), firedAtOnce, f.timers)
 		if err != nil {
 			return time.Time{}, err
 		}
-		if fired {
+		f.timers = look.Due
+		fired, all, err := f.fireChunk(ctx, now)
+		all = all && len(f.timers) == len(look.Due) && err == nil
+		look.Done(all)
+		switch {
+		case err != nil:
+			return time.Time{}, err
+		case all && look.Next == delay.Never:
+			return time.Time{}, nil
+		case all && look.Next > f.clock.Now().UnixMilli():
+			return earlier(time.UnixMilli(look.Next), now.Add(fireNap)), nil
+		case all || fired:
 			continue
 		}
 		// All of them were recalled meanwhile, or the clock was set back and the log's time is before their due time.
-		if _, pending, err := f.store.Delay.Get(first.Point); err != nil || pending {
+		if _, pending, err := f.store.Delay.Get(look.Due[0].Point); err != nil || pending {
 			return now.Add(fireNap), err
 		}
 	}
@@ -152,16 +156,17 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// fireChunk fires the first of the timers that are due, and says whether that was any.
-func (f *firer) fireChunk(ctx context.Context, now time.Time) (fired bool, err error) {
-	if f.timers, err = f.store.Delay.Due(now.UnixMilli(), firedAtOnce, f.timers[:0]); err != nil {
-		return false, err
+// fireChunk fires the timers, and says whether that was any and whether that was all. It may leave the last ones to the next
+// chunk, and takes them out then.
+func (f *firer) fireChunk(ctx context.Context, now time.Time) (fired, all bool, err error) {
+	if len(f.timers) == 0 {
+		return false, true, nil
 	}
 	if err := f.lookUpHorizon(now); err != nil {
-		return false, err
+		return false, false, err
 	}
 	if err := f.aim(); err != nil || len(f.shots) == 0 {
-		return false, err
+		return false, false, err
 	}
 	p := &commitlog.Proposal{Records: make([]record.Record, len(f.shots))}
 	for i := range f.shots {
@@ -170,25 +175,29 @@ func (f *firer) fireChunk(ctx context.Context, now time.Time) (fired bool, err e
 	applied := make(chan int64, 1)
 	p.Done = func(*commitlog.Proposal) { applied <- f.clock.Now().UnixMilli() }
 	if err := f.store.Propose(p); err != nil {
-		return false, err
+		return false, false, err
 	}
 	select {
 	case at := <-applied:
-		return f.count(p, at), p.Err
+		fired, all = f.count(p, at)
+		return fired, all, p.Err
 	case <-ctx.Done(): // what becomes of the proposal is up to the log
-		return false, ctx.Err()
+		return false, false, ctx.Err()
 	}
 }
 
-// count notes how late the timers were that became visible at a time (ms), and says whether that was any.
-func (f *firer) count(p *commitlog.Proposal, at int64) (fired bool) {
+// count notes how late the timers were that became visible at a time (ms), and says whether that was any, and all.
+func (f *firer) count(p *commitlog.Proposal, at int64) (fired, all bool) {
 	if p.Err != nil {
-		return false
+		return false, false
 	}
 	from := 0
+	all = true
 	for i := range f.shots {
 		s := &f.shots[i]
-		if !p.Outcomes[i].Refused {
+		if p.Outcomes[i].Refused {
+			all = false
+		} else {
 			fired = true
 			for _, t := range f.timers[from:s.end] {
 				if !s.dropped {
@@ -198,7 +207,7 @@ func (f *firer) count(p *commitlog.Proposal, at int64) (fired bool) {
 		}
 		from = s.end
 	}
-	return fired
+	return fired, all
 }
 
 // lookUpHorizon notes which bodies are too old to be pointed at by a new queue entry.

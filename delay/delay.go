@@ -82,33 +82,54 @@ func (s *State) Publish() {
 	s.fold.low = due.Never
 }
 
-// Next is the timer that fires first; ok is false when there is none. After it, Changed tells of any that would fire before.
-func (s *State) Next() (t Timer, ok bool, err error) {
-	err = s.floor.First(func(from int64) (int64, error) {
-		t.Due = due.Never
-		err := s.Each(Point{Due: from}, func(first *Timer) bool {
-			t, ok = *first, true
+// Never is later than any timer.
+const Never = due.Never
+
+// Look is what a walk through the timers has found. It must be ended by Done.
+type Look struct {
+	Due  []Timer // those that are due, as many as were asked for at most, in the order in which they fire
+	Next int64   // ms: when the first behind them is due; Never: there is none
+	walk *due.Look
+}
+
+// Look finds the timers that are due at now (ms), at most so many; they lie in buf as long as there is room. When it is done,
+// Changed tells of any timer before what it found.
+func (s *State) Look(now int64, most int, buf []Timer) (Look, error) {
+	l := Look{Due: buf[:0], Next: Never, walk: s.floor.Look()}
+	err := s.Each(Point{Due: l.walk.From}, func(t *Timer) bool {
+		if t.Due > now || len(l.Due) == most {
+			l.Next = t.Due
 			return false
-		})
-		return t.Due, err
+		}
+		l.Due = append(l.Due, *t)
+		return true
+	})
+	if err != nil {
+		l.walk.Fail()
+		return Look{}, err
+	}
+	return l, nil
+}
+
+// Done ends the look. gone says that none of the timers which were due is pending any more: looks begin behind them.
+func (l *Look) Done(gone bool) {
+	if !gone && len(l.Due) > 0 {
+		l.walk.End(l.Due[0].Due)
+	} else {
+		l.walk.End(l.Next)
+	}
+}
+
+// Next is the timer that fires first; ok is false when there is none.
+func (s *State) Next() (t Timer, ok bool, err error) {
+	err = s.Each(Point{Due: s.floor.At()}, func(first *Timer) bool {
+		t, ok = *first, true
+		return false
 	})
 	if err != nil || !ok {
 		return Timer{}, false, err
 	}
 	return t, true, nil
-}
-
-// Due appends the timers that are due at now (ms) to dst, at most so many, in the order in which they fire.
-func (s *State) Due(now int64, most int, dst []Timer) ([]Timer, error) {
-	end := len(dst) + most
-	err := s.Each(Point{Due: s.floor.At()}, func(t *Timer) bool {
-		if t.Due > now || len(dst) == end {
-			return false
-		}
-		dst = append(dst, *t)
-		return true
-	})
-	return dst, err
 }
 
 // Each calls f for the timers from a point on, in the order in which they fire, until it returns false. f must not keep the

@@ -82,3 +82,12 @@ func check(t testing.TB, m *machine) {
 func everything(now int64) step {
 	return fire(Point{}, Point{Due: now, Origin: 1<<63 - 1})
 }
+
+// dueTimers lists timers that are due and leaves them pending.
+func dueTimers(s *State, now int64, most int) ([]Timer, error) {
+	l, err := s.Look(now, most, nil)
+	if err == nil {
+		l.Done(false)
+	}
+	return l.Due, err
+}

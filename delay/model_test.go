@@ -181,21 +181,21 @@ func (r *run) apply(t *rapid.T) {
 // compare looks whether readers see what the model says.
 func (r *run) compare(t *rapid.T) {
 	want := r.sorted()
-	due, err := r.Fold.Due(1<<60, 1<<30, nil)
-	if err != nil || len(due) != len(want) {
-		t.Fatalf("%d timers, want %d (%v)", len(due), len(want), err)
+	timers, err := dueTimers(r.Fold, 1<<60, 1<<30)
+	if err != nil || len(timers) != len(want) {
+		t.Fatalf("%d timers, want %d (%v)", len(timers), len(want), err)
 	}
 	pending, long := map[kvindex.ID]int64{}, 0
 	for i := range want {
-		if due[i].Hour != 0 {
+		if timers[i].Hour != 0 {
 			long++
 		}
-		want[i].Hour = due[i].Hour // which Check looks at
-		if due[i] != want[i] {
-			t.Fatalf("got %+v, want %+v", due[i], want[i])
+		want[i].Hour = timers[i].Hour // which Check looks at
+		if timers[i] != want[i] {
+			t.Fatalf("got %+v, want %+v", timers[i], want[i])
 		}
-		if r.topics[due[i].Topic] {
-			pending[due[i].Topic]++
+		if r.topics[timers[i].Topic] {
+			pending[timers[i].Topic]++
 		}
 	}
 	for topic := range r.topics {
@@ -231,9 +231,9 @@ func (r *run) compareNext(t *rapid.T, want []Timer) {
 	if now < 0 {
 		now = len(want)
 	}
-	due, err := r.Fold.Due(r.Now, 1000, nil)
-	if err != nil || len(due) != now {
-		t.Fatalf("%d due, want %d (%v)", len(due), now, err)
+	timers, err := dueTimers(r.Fold, r.Now, 1000)
+	if err != nil || len(timers) != now {
+		t.Fatalf("%d due, want %d (%v)", len(timers), now, err)
 	}
 }
 

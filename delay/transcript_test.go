@@ -48,9 +48,9 @@ func readNext(tr *transcript, _ words) error {
 }
 
 func readDue(tr *transcript, w words) error {
-	due, err := tr.Fold.Due(w.Time("now"), int(w.Or("most", 100)), nil)
-	for i := range due {
-		show(tr, &due[i])
+	timers, err := dueTimers(tr.Fold, w.Time("now"), int(w.Or("most", 100)))
+	for i := range timers {
+		show(tr, &timers[i])
 	}
 	return err
 }

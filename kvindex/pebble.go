@@ -120,13 +120,13 @@ func (e *pebbleEngine) options(o Options, cache *pebble.Cache) *pebble.Options {
 		MemTableSize:                uint64(o.memtableBytes()),
 		MemTableStopWritesThreshold: noStall,
 		L0StopWritesThreshold:       noStall,
-		L0CompactionThreshold:       8,
+		L0CompactionThreshold:       16,
 		LBaseMaxBytes:               64 << 20,
 		MaxOpenFiles:                500,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
 	}
 	opts.TargetFileSizes[0] = 4 << 20
-	opts.Experimental.L0CompactionConcurrency = 8 // sublevels at which the second compaction begins
+	opts.Experimental.L0CompactionConcurrency = 16 // sublevels at which the second compaction begins
 	opts.Experimental.ReadSamplingMultiplier = -1 // reads start no compactions
 	for i := range opts.Levels {
 		opts.Levels[i].BlockSize = 8 << 10

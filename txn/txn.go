@@ -98,16 +98,19 @@ func (s *State) Publish() {
 // NextCheck is the time (ms) of the earliest check; ok is false when there is none. After it, Changed tells of any that is
 // earlier.
 func (s *State) NextCheck() (at int64, ok bool, err error) {
-	err = s.floor.First(func(from int64) (int64, error) {
-		at = due.Never
-		err := s.eachCheck(from, func(checkAt int64, _ record.Position) bool {
-			at, ok = checkAt, true
-			return false
-		})
-		return at, err
+	at = due.Never
+	look := s.floor.Look()
+	err = s.eachCheck(look.From, func(checkAt int64, _ record.Position) bool {
+		at, ok = checkAt, true
+		return false
 	})
-	if err != nil || !ok {
+	if err != nil {
+		look.Fail()
 		return 0, false, err
+	}
+	look.End(at)
+	if !ok {
+		return 0, false, nil
 	}
 	return at, true, nil
 }

@@ -3,6 +3,7 @@ package due
 
 import (
 	"math"
+	"slices"
 	"sync"
 )
 
@@ -16,27 +17,27 @@ const Never = math.MaxInt64
 // A floor must never be above a row. A look raises it to the first row, but while it walked the folder may have committed a
 // lower row, which its iterator does not see:
 //
-//	look:   notes the epoch, makes the iterator, walks ┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄ raises the floor
-//	folder:                                   commits a lower row, calls Lower
+//	look:   begins, makes the iterator, walks ┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄ ends with what it found
+//	folder:                           commits a lower row, calls Lower
 //
-// Therefore each Lower begins an epoch, and a look from an older one raises nothing: it is to be done again, and Changed says
-// so. When the look ends before the call, the call lowers what it raised.
+// Therefore every look under way takes note of the lowest row that came meanwhile: it raises the floor no further, and Changed
+// says that there is one before what the look found. When the look ends before the call, the call lowers what it raised.
 type Floor struct {
 	changed chan struct{}
 	mu      struct {
 		sync.Mutex
 		at    int64
-		epoch uint64
+		looks []*Look // under way
 	}
 }
 
 // NewFloor returns a floor below all times.
 func NewFloor() *Floor { return &Floor{changed: make(chan struct{}, 1)} }
 
-// Changed receives when what the last First found may not be the first any more because an earlier row came.
+// Changed receives when what the last look found may not be the first any more because an earlier row came.
 func (f *Floor) Changed() <-chan struct{} { return f.changed }
 
-// At is where a look at rows begins.
+// At is where a look at rows begins that does not raise the floor.
 func (f *Floor) At() int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -50,32 +51,46 @@ func (f *Floor) Lower(low int64) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.mu.epoch++
+	for _, l := range f.mu.looks {
+		l.low = min(l.low, low)
+	}
 	if low < f.mu.at {
 		f.mu.at = low
 		f.tell()
 	}
 }
 
-// First raises the floor to the time of the first row, which look finds beginning at from; look returns Never when there is
-// none.
-func (f *Floor) First(look func(from int64) (first int64, err error)) error {
-	f.mu.Lock()
-	from, epoch := f.mu.at, f.mu.epoch
-	f.mu.Unlock()
-	first, err := look(from)
-	if err != nil {
-		return err
-	}
+// Look is a walk through the rows that may raise the floor. It must be ended, once.
+type Look struct {
+	From  int64 // where it begins
+	floor *Floor
+	low   int64 // the earliest row that came since
+}
+
+// Look begins a look: the iterator is to be made after it.
+func (f *Floor) Look() *Look {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.mu.epoch == epoch {
-		f.mu.at = max(f.mu.at, first)
-	} else {
+	l := &Look{From: f.mu.at, floor: f, low: Never}
+	f.mu.looks = append(f.mu.looks, l)
+	return l
+}
+
+// End raises the floor to first: of the rows that the look has seen this is the first one that is still there, Never when there
+// is none.
+func (l *Look) End(first int64) {
+	f := l.floor
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mu.looks = slices.DeleteFunc(f.mu.looks, func(one *Look) bool { return one == l })
+	f.mu.at = max(f.mu.at, min(first, l.low))
+	if l.low < first {
 		f.tell()
 	}
-	return nil
 }
+
+// Fail ends a look that has found out nothing.
+func (l *Look) Fail() { l.End(l.From) }
 
 func (f *Floor) tell() {
 	select {

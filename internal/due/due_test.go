@@ -1,7 +1,6 @@
 package due
 
 import (
-	"errors"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -17,16 +16,6 @@ func changed(f *Floor) bool {
 	}
 }
 
-// finds is a look that finds a row at first, after what happens during it.
-func finds(first int64, during ...func()) func(int64) (int64, error) {
-	return func(int64) (int64, error) {
-		for _, f := range during {
-			f()
-		}
-		return first, nil
-	}
-}
-
 func TestFloor(t *testing.T) {
 	f := NewFloor()
 	want := func(at int64, told bool) {
@@ -38,16 +27,10 @@ func TestFloor(t *testing.T) {
 			t.Fatalf("told: %v", got)
 		}
 	}
-	first := func(look func(int64) (int64, error)) {
-		t.Helper()
-		if err := f.First(look); err != nil {
-			t.Fatal(err)
-		}
-	}
 	want(0, false)
 	f.Lower(50) // nobody has looked, so nobody waits
 	want(0, false)
-	first(finds(50))
+	f.Look().End(50)
 	want(50, false)
 	f.Lower(Never)
 	f.Lower(50)
@@ -56,30 +39,45 @@ func TestFloor(t *testing.T) {
 	f.Lower(40)
 	f.Lower(30)
 	want(30, true) // once
-	first(finds(40))
+	f.Look().End(40)
 	want(40, false)
-	// What came while it looked may have been below what it found.
-	first(finds(60, func() { f.Lower(55) }))
-	want(40, true)
-	first(finds(Never))
+	// What came while it looked is below what it found, or is not.
+	look := f.Look()
+	f.Lower(55)
+	f.Lower(58)
+	look.End(60)
+	want(55, true)
+	look = f.Look()
+	f.Lower(65)
+	look.End(60)
+	want(60, false)
+	f.Look().End(Never)
 	want(Never, false)
 	f.Lower(70)
 	want(70, true)
 	// A look that began before another one and ends after it lowers nothing.
-	first(finds(80, func() { first(finds(90)) }))
+	first, second := f.Look(), f.Look()
+	second.End(90)
+	first.End(80)
 	want(90, false)
 	f.Lower(85)
 	want(85, true)
-	broken := errors.New("broken")
-	if err := f.First(func(from int64) (int64, error) {
-		if from != 85 {
-			t.Errorf("a look begins at %d", from)
-		}
-		return 100, broken
-	}); !errors.Is(err, broken) {
-		t.Fatal(err)
+	// Each of two hears of what came.
+	first, second = f.Look(), f.Look()
+	f.Lower(86)
+	second.End(95)
+	want(86, true)
+	first.End(95)
+	want(86, true)
+	look = f.Look()
+	if look.From != 86 {
+		t.Errorf("a look begins at %d", look.From)
 	}
-	want(85, false)
+	look.Fail()
+	want(86, false)
+	if len(f.mu.looks) != 0 {
+		t.Errorf("%d looks under way", len(f.mu.looks))
+	}
 }
 
 // One goroutine takes the first row whenever it is told to look, others put rows anywhere. Each row is found: none stays
@@ -104,19 +102,14 @@ func TestNoRowIsMissed(t *testing.T) {
 		})
 	}
 	for taken := 0; taken < writers*each; {
-		var found int64
-		err := f.First(func(from int64) (int64, error) {
-			mu.Lock()
-			defer mu.Unlock()
-			found = Never
-			if i, _ := slices.BinarySearch(rows, from); i < len(rows) {
-				found = rows[i]
-			}
-			return found, nil
-		})
-		if err != nil {
-			t.Fatal(err)
+		look := f.Look()
+		mu.Lock()
+		found := int64(Never)
+		if i, _ := slices.BinarySearch(rows, look.From); i < len(rows) {
+			found = rows[i]
 		}
+		mu.Unlock()
+		look.End(found)
 		if found == Never {
 			<-f.Changed() // the test hangs when a wake-up is lost
 			continue
