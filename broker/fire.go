@@ -256,7 +256,16 @@ func (f *firer) aim() error {
 	return nil
 }
 
+// aimAtRange fires timers whose bodies stay where they are. Who waits for them reads these as soon as they are visible, one
+// after the other, and after a long delay mostly from the disk, which can fetch them at once. When the chunk is full nobody
+// keeps up with the timers anyway.
 func (f *firer) aimAtRange(from, end int) {
+	if len(f.timers) < firedAtOnce {
+		for i := range f.timers[from:end] {
+			t := &f.timers[from+i]
+			f.store.Prefetch(t.Position, t.Size)
+		}
+	}
 	fire := delay.Fire{From: f.timers[from].Point, To: f.timers[end-1].Point}
 	f.shots = append(f.shots, shot{record: fire.Record(), end: end})
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -91,6 +92,38 @@ func checkChain(t *testing.T, batches []applied) {
 		if b.index != a.index+1 || b.timestamp < a.timestamp || b.pos < a.end || b.pos%batchAlign != 0 {
 			t.Fatalf("batch %+v cannot follow %+v", b, a)
 		}
+	}
+}
+
+// A prefetch names its bytes in their file; what is not there is no matter.
+func TestPrefetch(t *testing.T) {
+	d := newDisk(vfs.NewMem())
+	l, h := start(t, testOptions(d))
+	defer closeLog(t, l)
+	for range 40 { // more than a segment
+		add(t, l, strings.Repeat("x", 1000))
+	}
+	size := RecordSize(1000)
+	last := h.last().at[0]
+	l.Prefetch(last, size)
+	for _, pos := range []record.Position{-8, l.Committed(), l.Committed() - 1, 1 << 60} {
+		l.Prefetch(pos, size)
+	}
+	infos, err := l.Segments()
+	if err != nil || len(infos) < 2 {
+		t.Fatal(len(infos), err)
+	}
+	in := infos[0]
+	for _, info := range infos {
+		if info.Start <= last {
+			in = info
+		}
+	}
+	want := []string{fmt.Sprintf("%s %d+%d", segmentName(in.Start), last-in.Start, size)}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !slices.Equal(d.mu.fetched, want) {
+		t.Errorf("fetched %q, want %q", d.mu.fetched, want)
 	}
 }
 

@@ -64,6 +64,21 @@ func ParseRecord(raw []byte) (record.Record, int, error) {
 	return r, n, nil
 }
 
+// Prefetch asks the operating system to have n bytes at pos in memory soon: they will be read in a moment. It is a hint: what
+// cannot be had is left to the read.
+func (l *Log) Prefetch(pos record.Position, n int) {
+	seg, err := l.segmentAt(pos, n)
+	if err != nil {
+		return
+	}
+	h, err := l.segments.acquire(seg)
+	if err != nil {
+		return
+	}
+	defer h.release()
+	_ = h.Prefetch(int64(pos-seg.start), int64(n))
+}
+
 // segmentAt finds the segment of n committed bytes at pos.
 func (l *Log) segmentAt(pos record.Position, n int) (*segment, error) {
 	if pos < 0 || n < 0 || pos+record.Position(n) > l.Committed() {

@@ -246,6 +246,9 @@ func parseMessage(raw []byte, size int) (stored, error) {
 	return split(rec)
 }
 
+// Prefetch hints that the message whose record of that size is at a position will be read in a moment.
+func (s *Store) Prefetch(pos record.Position, size int32) { s.log.Prefetch(pos, int(size)) }
+
 // ReadStored appends the stored layout of the message whose record of that size (0: not known, the position came from outside)
 // is at a position to buf.B and returns it, as it was written, whatever has become of it since. Errors to decide on:
 // commitlog.ErrGone, *commitlog.CorruptError; with size 0 ErrNotFound.
