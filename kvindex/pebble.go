@@ -127,7 +127,7 @@ func (e *pebbleEngine) options(o Options, cache *pebble.Cache) *pebble.Options {
 	}
 	opts.TargetFileSizes[0] = 4 << 20
 	opts.Experimental.L0CompactionConcurrency = 16 // sublevels at which the second compaction begins
-	opts.Experimental.ReadSamplingMultiplier = -1 // reads start no compactions
+	opts.Experimental.ReadSamplingMultiplier = -1  // reads start no compactions
 	for i := range opts.Levels {
 		opts.Levels[i].BlockSize = 8 << 10
 		opts.Levels[i].IndexBlockSize = 32 << 10

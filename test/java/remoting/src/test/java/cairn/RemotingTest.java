@@ -119,6 +119,13 @@ class RemotingTest {
         return c;
     }
 
+    /** What comes while queues change hands may come twice: waits until each consumer has as many queues of the topic. */
+    static void share(String topic, int queues, List<DefaultMQPushConsumer> consumers) throws Exception {
+        eventually(30, "each consumer has " + queues + " queues", () -> consumers.stream().allMatch(c ->
+            c.getDefaultMQPushConsumerImpl().getRebalanceImpl().getProcessQueueTable().keySet().stream()
+                .filter(q -> q.getTopic().equals(topic)).count() == queues));
+    }
+
     static Message message(String topic, String tag, String key, String body) {
         return new Message(topic, tag, key, body.getBytes(StandardCharsets.UTF_8));
     }
@@ -129,6 +136,7 @@ class RemotingTest {
         Inbox box = new Inbox();
         DefaultMQPushConsumer one = collect(box, "kinds-group-" + RUN, "one", topic, "*");
         DefaultMQPushConsumer two = collect(box, "kinds-group-" + RUN, "two", topic, "*");
+        share(topic, 2, List.of(one, two));
         Map<String, String> sent = new ConcurrentHashMap<>();
         for (int i = 0; i < 200; i++) {
             SendResult r = producer.send(message(topic, "t", "k" + i, "sync " + i));
@@ -240,6 +248,7 @@ class RemotingTest {
             c.start();
             consumers.add(c);
         }
+        share(topic, 2, consumers);
         for (int i = 0; i < 200; i++) {
             producer.send(message(topic, "", "", Integer.toString(i)), queues.get(i % 4));
         }
