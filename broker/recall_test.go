@@ -22,7 +22,6 @@ func TestRecall(t *testing.T) {
 	b := openBroker(t, withClock(c))
 	b.topicOf(t, "t", 1)
 	b.topicOf(t, "u", 1)
-	at := epoch.Add(time.Second)
 	for _, short := range []bool{false, true} { // with the handle as it is, and with one like the reference's
 		handleOf := func(r SendResult) string {
 			h, err := delay.ParseHandle(r.RecallHandle)
@@ -34,7 +33,7 @@ func TestRecall(t *testing.T) {
 			}
 			return h.String()
 		}
-		at = c.Now().Add(time.Second)
+		at := c.Now().Add(time.Second)
 		gone := b.later(t, "t", 0, at, fmt.Sprint("gone ", short))
 		came := b.later(t, "t", 0, at, fmt.Sprint("came ", short))
 		level := b.send(t, "t", 0, plain(fmt.Sprint("level ", short), "DELAY", "1"))[0]
