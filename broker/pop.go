@@ -167,6 +167,8 @@ func (r *popping) look() (*PopResult, error) {
 			return nil, nil
 		case r.ctx.Err() != nil:
 			return nil, r.ctx.Err()
+		case !r.deadline.IsZero() && r.over(): // what was passed over stays so, whoever looks next
+			return nil, nil
 		}
 	}
 }

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -44,6 +45,7 @@ type take struct {
 	newcomer bool // the group has no cursor in one of the queues
 	passed   bool // entries were passed over
 	more     bool // something may be left
+	budget   int  // what may still be read and compared, as maxSift says
 	failed   error
 
 	entries  []store.Entry
@@ -127,6 +129,7 @@ func (t *take) takeExpired() {
 	if s := t.p.store.Pop; !s.MayHaveExpired(t.group, t.topic, t.now) || t.expiredOf(1) == 0 {
 		return
 	}
+	t.budget = math.MaxInt // they are few, and matched before
 	if _, t.expiry = t.p.leases.acquire(place{t.group, t.topic, everything}, noEnd); !t.expiry {
 		return
 	}
@@ -184,6 +187,7 @@ func (t *take) readExpired(expired []pop.Expired) (dealt int) {
 // takeQueues takes what is new, from one queue after the other, beginning with another one each time. A group that is new on
 // the topic gets its place in all queues at once: what comes to a queue from now on is for it.
 func (t *take) takeQueues(queues int32) {
+	t.budget = maxSift
 	first, n := t.req.Queue, min(queues, 1) // a topic may have no queue to read
 	if first < 0 && queues > 0 {
 		first, n = int32(t.p.turn.Add(1)%uint32(queues)), queues
@@ -268,10 +272,15 @@ func (t *take) scan(queue int32, s stand) (end int64, err error) {
 		return s.next, nil
 	}
 	end = s.next
-	for scanned := 0; scanned < popScan && from < s.high && t.room() > 0; scanned += len(t.entries) {
-		chunk := t.room()
-		if !t.filter.All() {
-			chunk = scanChunk
+	window := t.room()
+	for scanned := 0; scanned < popScan && from < s.high && t.room() > 0 && t.budget > 0; scanned += len(t.entries) {
+		chunk, most := scanChunk, t.room()
+		switch {
+		case t.filter.All():
+			chunk = most
+		case t.filter.NeedsProperties(): // all are read, more at once while few match
+			chunk, most = window, window
+			window = min(2*window, scanChunk)
 		}
 		t.entries, err = t.p.store.Entries(t.topic, queue, from, chunk, t.entries[:0])
 		if err != nil {
@@ -284,7 +293,7 @@ func (t *take) scan(queue int32, s stand) (end int64, err error) {
 		for i := range t.entries {
 			e := &t.entries[i]
 			if t.filter.MatchHash(e.TagHash) {
-				if len(t.picked) == t.room() {
+				if len(t.picked) == most {
 					break
 				}
 				t.picked = append(t.picked, *e)
@@ -307,12 +316,13 @@ func (t *take) scan(queue int32, s stand) (end int64, err error) {
 }
 
 // read reads the messages of entries of one queue. For each it tells whether it is there and wanted; those that are lie in buf
-// then. It stops at the limit of bytes, or at a message that cannot be read, and answers how many it got through.
+// then. It stops at the limit of bytes, when there are enough, when the budget is spent, or at a message that cannot be read,
+// and answers how many it got through.
 func (t *take) read(entries []store.Entry, tell func(i int, wanted bool)) (looked int) {
 	if t.buf == nil {
 		t.buf = store.NewBuffer()
 	}
-	for looked < len(entries) && t.room() > 0 {
+	for looked < len(entries) && t.room() > 0 && t.budget > 0 {
 		begin := len(t.buf.B)
 		ends, err := t.p.store.ReadMessages(entries[looked:], maxPopBytes-begin, t.buf)
 		if errors.Is(err, commitlog.ErrGone) {
@@ -326,6 +336,9 @@ func (t *take) read(entries []store.Entry, tell func(i int, wanted bool)) (looke
 		}
 		kept := begin
 		for _, end := range ends {
+			if len(t.ends) == t.req.Max || t.budget <= 0 {
+				break
+			}
 			layout := t.buf.B[begin:end]
 			wanted := t.wants(layout)
 			if wanted {
@@ -341,13 +354,16 @@ func (t *take) read(entries []store.Entry, tell func(i int, wanted bool)) (looke
 	return looked
 }
 
-// wants compares the tag itself: the index has only its hash.
+// wants decides by the message itself: the index has only the hash of its tag.
 func (t *take) wants(layout []byte) bool {
 	if t.filter.All() {
 		return true
 	}
-	tag, _ := message.Property(message.PropertiesOf(layout), message.PropTags)
-	return t.filter.MatchTag(tag)
+	props := message.PropertiesOf(layout)
+	if t.filter.NeedsProperties() {
+		t.budget -= len(layout) + t.filter.Work(len(props))
+	}
+	return t.filter.Match(props)
 }
 
 // fail notes why one part of the look got nothing. The others go on: a damaged message holds up its queue only.

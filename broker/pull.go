@@ -21,6 +21,9 @@ const (
 	// maxScan is how many queue entries one pull looks at to find what matches its filter; scanChunk at a time.
 	maxScan   = 8192
 	scanChunk = 256
+	// maxSift bounds what one look of a pull or a pop reads of messages, and compares with what their filter is made of, to find
+	// what matches a filter that needs their properties, in bytes. The last message may go over it.
+	maxSift = 8 << 20
 )
 
 // PullStatus is how a pull ended.
@@ -60,7 +63,8 @@ type PullResult struct {
 // PullAsync calls done exactly once: at once, or from another goroutine when the wait ends; done must not block. cancel ends
 // the wait early (done is then called with PullNoNewMessage unless it already was).
 //
-// A group that is not there is made when that is allowed. The filter compares hashes of tags: the receiver compares the tags.
+// A group that is not there is made when that is allowed. A filter of tags compares their hashes: the receiver compares the
+// tags. Any other filter is exact, and what it passes over of what arrives does not end the wait.
 //
 // Refusals: CodeGroupNotFound, CodeTopicNotFound, CodeNoPermission (topic not readable, group disabled), CodeParameter
 // (queue), CodeBusy (too many wait), CodeClosing.
@@ -112,6 +116,7 @@ type pull struct {
 	req      PullRequest
 	done     func(*PullResult, error)
 	deadline time.Time // zero: does not wait
+	passed   bool      // it waited behind messages that do not match
 
 	mu struct {
 		sync.Mutex
@@ -155,7 +160,7 @@ func (p *pull) run() {
 			return
 		}
 		p.b.rates.looked(res.Status == PullFound, p.b.clock.Now().Sub(began))
-		if res.Status != PullNoNewMessage || p.deadline.IsZero() || !p.b.clock.Now().Before(p.deadline) {
+		if p.deadline.IsZero() || !p.mayWait(res) || !p.b.clock.Now().Before(p.deadline) {
 			if res.Status == PullFound {
 				p.b.meters.countOut(g, t, len(res.Ends), len(res.Buffer.B))
 			}
@@ -166,6 +171,20 @@ func (p *pull) run() {
 			return
 		}
 	}
+}
+
+// mayWait says that the pull has come to the end of the queue with nothing. Where only the messages themselves tell whether
+// they match, every arrival wakes it: it goes on behind those that do not, and its answer says so in the end.
+func (p *pull) mayWait(res *PullResult) bool {
+	switch {
+	case res.Status == PullNoNewMessage && p.passed:
+		res.Status = PullNoMatch
+	case res.Status == PullNoMatch && p.req.Filter.NeedsProperties() && res.NextOffset >= res.Max:
+		p.req.Offset, p.passed = res.NextOffset, true
+	default:
+		return res.Status == PullNoNewMessage
+	}
+	return true
 }
 
 // check looks up group and topic, and whether this group may read that queue.
@@ -225,18 +244,17 @@ var pullScratches = sync.Pool{New: func() any { return &pullScratch{} }}
 func (p *pull) read(t *catalog.Topic, res *PullResult) error {
 	s := pullScratches.Get().(*pullScratch)
 	defer pullScratches.Put(s)
+	if p.req.Filter.NeedsProperties() {
+		return p.sift(t, res, s)
+	}
 	if err := p.pick(t, res, s); err != nil {
 		return err
 	}
 	if len(s.picked) == 0 {
 		return p.noneMatched(t, res)
 	}
-	most := p.req.MaxBytes
-	if most <= 0 || most > maxPullBytes {
-		most = maxPullBytes
-	}
 	buf := store.NewBuffer()
-	ends, err := p.b.store.ReadMessages(s.picked, most, buf)
+	ends, err := p.b.store.ReadMessages(s.picked, p.mostBytes(), buf)
 	if len(ends) == 0 {
 		buf.Release()
 		if errors.Is(err, commitlog.ErrGone) { // its segment was deleted: go on behind it
@@ -251,6 +269,21 @@ func (p *pull) read(t *catalog.Topic, res *PullResult) error {
 	res.Status, res.Buffer, res.Ends = PullFound, buf, ends
 	res.LastStoreTime = s.picked[len(ends)-1].StoreTime
 	return nil
+}
+
+// mostMessages bounds the messages of the answer, mostBytes their bytes; one message is always answered whole.
+func (p *pull) mostMessages() int {
+	if p.req.MaxMessages <= 0 {
+		return defaultPullMessages
+	}
+	return min(p.req.MaxMessages, maxPullMessages)
+}
+
+func (p *pull) mostBytes() int {
+	if p.req.MaxBytes <= 0 {
+		return maxPullBytes
+	}
+	return min(p.req.MaxBytes, maxPullBytes)
 }
 
 // noneMatched tells what the filter passed over from a queue that was trimmed since its bounds were read.
@@ -273,11 +306,7 @@ func (p *pull) noneMatched(t *catalog.Topic, res *PullResult) (err error) {
 // pick fills s.picked with the entries from the wanted offset on that match, and sets NextOffset behind what it looked at.
 func (p *pull) pick(t *catalog.Topic, res *PullResult, s *pullScratch) error {
 	req := &p.req
-	most := req.MaxMessages
-	if most <= 0 {
-		most = defaultPullMessages
-	}
-	most = min(most, maxPullMessages)
+	most := p.mostMessages()
 	chunk := scanChunk
 	if req.Filter.All() {
 		chunk = most

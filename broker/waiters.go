@@ -35,6 +35,7 @@ type lineKey struct {
 	group  kvindex.ID
 	queue  int32
 	pull   bool
+	kind   string // of the filter
 	filter string
 }
 
@@ -115,7 +116,7 @@ func (t *topicWaiters) line(w *waiter) *line {
 		}
 		return l
 	}
-	key := lineKey{group: w.group, queue: w.queue, filter: w.filter.String()}
+	key := lineKey{group: w.group, queue: w.queue, kind: w.filter.Type(), filter: w.filter.String()}
 	for _, l := range t.groups[w.group] {
 		if l.lineKey == key {
 			return l

@@ -626,7 +626,13 @@ func TestPull(t *testing.T) {
 		"unknown queue": {func(r *pb.PullMessageRequest) {
 			r.MessageQueue = &pb.MessageQueue{Topic: resource("T"), Id: 99}
 		}, pb.Code_BAD_REQUEST, "", -1},
-		"SQL": {func(r *pb.PullMessageRequest) { r.FilterExpression.Type = pb.FilterType_SQL }, pb.Code_UNSUPPORTED, "", -1},
+		"SQL": {func(r *pb.PullMessageRequest) {
+			r.FilterExpression = &pb.FilterExpression{Type: pb.FilterType_SQL, Expression: "KEYS IS NULL AND TAGS = 'tag' OR TRUE"}
+		}, pb.Code_OK, "abc", 3},
+		"SQL that nothing matches": {func(r *pb.PullMessageRequest) {
+			r.FilterExpression = &pb.FilterExpression{Type: pb.FilterType_SQL, Expression: "nothing = 'x'"}
+		}, pb.Code_MESSAGE_NOT_FOUND, "", 3},
+		"no SQL": {func(r *pb.PullMessageRequest) { r.FilterExpression.Type = pb.FilterType_SQL }, pb.Code_ILLEGAL_FILTER_EXPRESSION, "", -1},
 	} {
 		st, bodies, next := pull(c.change)
 		if st != c.st || bodies != c.bodies || next != c.next {

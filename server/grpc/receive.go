@@ -173,10 +173,11 @@ func pollingTime(ctx context.Context, req *pb.ReceiveMessageRequest, c *session)
 }
 
 func filterOf(f *pb.FilterExpression) (*filter.Expr, error) {
+	kind := filter.Tag
 	if f.GetType() == pb.FilterType_SQL {
-		return nil, refuse(pb.Code_UNSUPPORTED, "SQL filters are not supported yet")
+		kind = filter.SQL92
 	}
-	e, err := filter.ParseTags(f.GetExpression())
+	e, err := filter.Parse(kind, f.GetExpression())
 	if err != nil {
 		return nil, refuse(pb.Code_ILLEGAL_FILTER_EXPRESSION, "%s", err)
 	}

@@ -290,7 +290,8 @@ func TestReceiveRefusals(t *testing.T) {
 		"9.9 s":                   {"c", "5.1.4", 10 * time.Second, invisible(9900 * time.Millisecond), pb.Code_ILLEGAL_INVISIBLE_TIME},
 		"13 h":                    {"c", "5.1.4", 10 * time.Second, invisible(13 * time.Hour), pb.Code_ILLEGAL_INVISIBLE_TIME},
 		"no invisible time":       {"c", "5.1.4", 10 * time.Second, func(r *pb.ReceiveMessageRequest) { r.InvisibleDuration = nil }, pb.Code_ILLEGAL_INVISIBLE_TIME},
-		"SQL":                     {"c", "5.1.4", 10 * time.Second, filter(pb.FilterType_SQL, "a > 1"), pb.Code_UNSUPPORTED},
+		"no SQL":                  {"c", "5.1.4", 10 * time.Second, filter(pb.FilterType_SQL, "a > 1 AND"), pb.Code_ILLEGAL_FILTER_EXPRESSION},
+		"empty SQL":               {"c", "5.1.4", 10 * time.Second, filter(pb.FilterType_SQL, ""), pb.Code_ILLEGAL_FILTER_EXPRESSION},
 		"empty filter":            {"c", "5.1.4", 10 * time.Second, filter(pb.FilterType_TAG, "|| ||"), pb.Code_ILLEGAL_FILTER_EXPRESSION},
 		"illegal topic":           {"c", "5.1.4", 10 * time.Second, from("a b", "g"), pb.Code_ILLEGAL_TOPIC},
 		"illegal group":           {"c", "5.1.4", 10 * time.Second, from("T", "a b"), pb.Code_ILLEGAL_CONSUMER_GROUP},
@@ -384,6 +385,27 @@ func TestTags(t *testing.T) {
 }
 
 // TestNamespace: the prefix is the broker's business; clients see the names that they use.
+func TestSQL(t *testing.T) {
+	r, c := fakeRig(t)
+	s := r.stub("c1")
+	for i := range 100 {
+		s.sendOne("T", fmt.Sprint(i), func(m *pb.Message) {
+			m.UserProperties = map[string]string{"n": fmt.Sprint(i), "kind": []string{"odd", "even"}[(i+1)%2]}
+		})
+	}
+	req := receiveRequest("T", "g", 30*time.Second)
+	req.FilterExpression = &pb.FilterExpression{Type: pb.FilterType_SQL, Expression: "kind = 'even' AND n BETWEEN 90 AND 99 -- some"}
+	var got []string
+	for _, m := range s.take(req, 5) {
+		got = append(got, string(m.GetBody()))
+	}
+	slices.Sort(got)
+	if want := []string{"90", "92", "94", "96", "98"}; !slices.Equal(got, want) {
+		t.Errorf("received %v, want %v", got, want)
+	}
+	s.nothing(c, req)
+}
+
 func TestNamespace(t *testing.T) {
 	r, _ := fakeRig(t)
 	s := r.stub("c1")

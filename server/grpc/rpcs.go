@@ -24,7 +24,7 @@ var notImplemented = map[string]string{
 var notes = map[string]string{
 	rpcQueryRoute:     "with auto-create-topics makes a topic that is not there",
 	rpcSend:           "delivery times and transactions, each message alone; message groups, priorities and lite topics: UNSUPPORTED",
-	rpcReceive:        "SQL filters, FIFO topics and groups: UNSUPPORTED",
+	rpcReceive:        "FIFO topics and groups: UNSUPPORTED",
 	rpcAssignment:     "one assignment of all queues; FIFO topics and groups: UNSUPPORTED",
 	rpcChange:         "lite topics: UNSUPPORTED",
 	rpcPull:           "not implemented in the reference",

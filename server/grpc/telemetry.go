@@ -16,6 +16,7 @@ import (
 
 	"github.com/cairnmq/cairn/broker"
 	"github.com/cairnmq/cairn/catalog"
+	"github.com/cairnmq/cairn/filter"
 	"github.com/cairnmq/cairn/message"
 )
 
@@ -201,9 +202,9 @@ func (d *Door) mergeSubscription(ctx context.Context, s *settings, out *pb.Setti
 }
 
 func subscriptionOf(topic string, f *pb.FilterExpression, version int64) broker.Subscription {
-	s := broker.Subscription{Topic: topic, Expression: f.GetExpression(), ExpressionType: "TAG", Version: version}
+	s := broker.Subscription{Topic: topic, Expression: f.GetExpression(), ExpressionType: filter.Tag, Version: version}
 	if f.GetType() == pb.FilterType_SQL {
-		s.ExpressionType = "SQL92"
+		s.ExpressionType = filter.SQL92
 		return s
 	}
 	if s.Expression == "" {

@@ -50,7 +50,8 @@ func queueEntries(_ context.Context, d *Door, _ *session, req, resp *wire.Comman
 	return adminBody(resp, out)
 }
 
-// subscriptionFilter is the filter of a group that is online; out says what it is, or why there is none.
+// subscriptionFilter is the filter of a group that is online; out says what it is, or why there is none. To the queue, every
+// message may match a filter that is not one of tags.
 func (d *Door) subscriptionFilter(out *body.QueueEntries, group, topic string) *filter.Expr {
 	if group == "" {
 		return nil
@@ -62,11 +63,7 @@ func (d *Door) subscriptionFilter(out *body.QueueEntries, group, topic string) *
 	}
 	sub := subscriptionBody(s)
 	out.Subscription = &sub
-	if !isTag(s.ExpressionType) {
-		out.FilterData = "filters of type " + s.ExpressionType + " are not evaluated"
-		return nil
-	}
-	expr, err := filter.ParseTags(s.Expression)
+	expr, err := filter.Parse(s.ExpressionType, s.Expression)
 	if err != nil {
 		out.FilterData = err.Error()
 		return nil

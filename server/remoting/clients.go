@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/cairnmq/cairn/broker"
+	"github.com/cairnmq/cairn/filter"
 	"github.com/cairnmq/cairn/internal/body"
 	"github.com/cairnmq/cairn/internal/wire"
 )
@@ -206,8 +207,12 @@ func checkClientConfig(_ context.Context, _ *Door, s *session, req, _ *wire.Comm
 	if err := body.Unmarshal(req.Body, &check); err != nil {
 		return fmt.Errorf("request body: %w", err)
 	}
-	if kind := check.Subscription.ExpressionType; !isTag(kind) {
-		return refuse(wire.SubscriptionParseFailed, "filter expressions of type %s are not supported: only tags are", kind)
+	sub := &check.Subscription
+	if filter.IsTag(sub.ExpressionType) {
+		return nil
+	}
+	if _, err := filter.Parse(sub.ExpressionType, sub.Expression); err != nil {
+		return refuse(wire.SubscriptionParseFailed, "%v", err)
 	}
 	return nil
 }

@@ -29,10 +29,7 @@ const (
 	pullSubscription = 4 // subscription and expressionType are in the header
 )
 
-const (
-	maxSuspend = 2 * time.Minute
-	typeTag    = "TAG"
-)
+const maxSuspend = 2 * time.Minute
 
 // heldPull is a pull whose answer may have to wait.
 type heldPull struct {
@@ -110,8 +107,9 @@ func (h *heldPull) read() error {
 
 // filter finds what the consumer wants: in the header, or in what its group said in heartbeats.
 func (h *heldPull) filter(inHeader bool) (*filter.Expr, error) {
+	said := expression{h.req.Fields.Text("expressionType"), h.req.Fields.Text("subscription")}
 	if inHeader {
-		return h.expression(h.req.Fields.Text("expressionType"), h.req.Fields.Text("subscription"))
+		return h.parse(said)
 	}
 	sub, ok := h.d.broker.Clients().Subscription(h.pull.Group, h.pull.Topic)
 	if !ok {
@@ -125,21 +123,20 @@ func (h *heldPull) filter(inHeader bool) (*filter.Expr, error) {
 	if err := h.mayBroadcast(); err != nil {
 		return nil, err
 	}
-	if version > sub.Version && isTag(sub.ExpressionType) {
-		// The heartbeat with the newer subscription is still under way. Clients check tags themselves, so giving them
-		// everything is right whatever has changed, and better than having them wait for seconds.
-		return h.s.parse("*")
+	if version <= sub.Version {
+		return h.parse(expression{sub.ExpressionType, sub.Expression})
 	}
-	return h.expression(sub.ExpressionType, sub.Expression)
+	// The heartbeat with the newer subscription is still under way.
+	if !filter.IsTag(sub.ExpressionType) || !filter.IsTag(said.kind) {
+		return nil, refuse(wire.SubscriptionNotLatest, "the consumer's subscription not latest: the heartbeat with it is not there yet")
+	}
+	// Clients check tags themselves, so giving them everything is right whatever has changed, and better than having them
+	// wait for seconds.
+	return h.parse(expression{text: "*"})
 }
 
-func isTag(expressionType string) bool { return expressionType == "" || expressionType == typeTag }
-
-func (h *heldPull) expression(kind, text string) (*filter.Expr, error) {
-	if !isTag(kind) {
-		return nil, refuse(wire.SubscriptionParseFailed, "filter expressions of type %s are not supported: only tags are", kind)
-	}
-	f, err := h.s.parse(text)
+func (h *heldPull) parse(e expression) (*filter.Expr, error) {
+	f, err := h.s.parse(e)
 	if err != nil {
 		return nil, refuse(wire.SubscriptionParseFailed, "parse the consumer's subscription failed: %v", err)
 	}

@@ -11,7 +11,8 @@ import (
 // session is what the door knows of one connection.
 type session struct {
 	conn    *wire.Conn
-	filters map[string]*filter.Expr // parsed expressions; only the reader goroutine uses it
+	filters map[expression]*filter.Expr // parsed ones; only the reader goroutine uses it
+	texts   int                         // bytes of their texts
 
 	mu struct {
 		sync.Mutex
@@ -23,31 +24,37 @@ type session struct {
 
 type consumerKey struct{ clientID, group string }
 
+// expression is what a consumer sends of a filter.
+type expression struct{ kind, text string }
+
 const (
-	maxFilters = 256 // parsed expressions that a session keeps
-	maxInfos   = 4096
+	maxFilters     = 256 // parsed expressions that a session keeps
+	maxFilterTexts = 256 << 10
+	maxInfos       = 4096
 )
 
 func newSession(_ *Door, c *wire.Conn) *session {
-	s := &session{conn: c, filters: map[string]*filter.Expr{}}
+	s := &session{conn: c, filters: map[expression]*filter.Expr{}}
 	s.mu.held = map[*heldPull]struct{}{}
 	s.mu.infos = map[consumerKey]broker.ConsumerInfo{}
 	return s
 }
 
-// parse answers the parsed form of a tag expression.
-func (s *session) parse(expression string) (*filter.Expr, error) {
-	if f, ok := s.filters[expression]; ok {
+// parse answers the parsed form of an expression.
+func (s *session) parse(e expression) (*filter.Expr, error) {
+	if f, ok := s.filters[e]; ok {
 		return f, nil
 	}
-	f, err := filter.ParseTags(expression)
+	f, err := filter.Parse(e.kind, e.text)
 	if err != nil {
 		return nil, err
 	}
-	if len(s.filters) >= maxFilters {
+	if len(s.filters) >= maxFilters || s.texts+len(e.text) > maxFilterTexts {
 		clear(s.filters)
+		s.texts = 0
 	}
-	s.filters[expression] = f
+	s.filters[e] = f
+	s.texts += len(e.text)
 	return f, nil
 }
 
