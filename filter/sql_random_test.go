@@ -96,7 +96,7 @@ func condition(t *rapid.T, depth int) string {
 	case 2:
 		return "NOT " + sub()
 	case 3:
-		return of(someNames) + of([]string{" = ", " <> "}) + of([]string{"TRUE", sub(), of(someNumbers), of(someStrings), of(someNames)})
+		return of(someNames) + of([]string{" = ", " <> "}) + of([]string{"TRUE", "(TRUE AND " + sub() + ")", of(someNumbers), of(someStrings), of(someNames)})
 	case 4:
 		return side() + of([]string{" = ", " <> "}) + side()
 	case 5:
