@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -103,7 +104,7 @@ func (r *popRun) firstDelivery(t *rapid.T, req *PopRequest, msg message.Message)
 	for q.next < len(q.bodies) {
 		body := q.bodies[q.next]
 		q.next++
-		if req.Filter.MatchTag([]byte(body[:1])) {
+		if req.Filter.Match(message.AppendProperty(nil, message.PropTags, body[:1])) {
 			if body != string(msg.Body) {
 				t.Fatalf("queue %d hands out %s, next is %s", msg.QueueID, msg.Body, body)
 			}
@@ -150,6 +151,9 @@ func (r *popRun) pop(t *rapid.T, tags string, max int, invisible time.Duration) 
 		t.Fatal(err)
 	}
 	req := &PopRequest{Group: "g", Topic: "t", Queue: -1, Max: max, Invisible: invisible, Filter: f}
+	if rapid.Bool().Draw(t, "by properties") {
+		req.Filter = tagsAsSQL(t, tags)
+	}
 	res, err := r.Pop(context.Background(), req)
 	if err != nil {
 		t.Fatal(err)
@@ -159,6 +163,19 @@ func (r *popRun) pop(t *rapid.T, tags string, max int, invisible time.Duration) 
 	r.popped(t, req, res)
 	r.passOver(t)
 	return n
+}
+
+// tagsAsSQL is a filter that wants what these tags want, and has to read the messages for it.
+func tagsAsSQL(t *rapid.T, tags string) *filter.Expr {
+	text := "TRUE"
+	if tags != "*" {
+		text = "TAGS IN ('" + strings.ReplaceAll(tags, "||", "', '") + "')"
+	}
+	f, err := filter.ParseSQL(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
 }
 
 // dropUnwanted forgets what is expired and does not match the filter: a look that does not fill up has passed over all of it.

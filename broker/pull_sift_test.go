@@ -234,6 +234,17 @@ func TestPopGoesOnWaitingBehindWhatItDoesNotWant(t *testing.T) {
 	wantBodies(t, "woken", bodiesOf(t, got.res), "wanted")
 }
 
+// A word may be a tag or an expression: those that wait for one and the other want different messages.
+func TestFiltersOfOneTextAreNotTheSame(t *testing.T) {
+	r := newWaitRig(10)
+	r.add(t, "tag", waiter{topic: 1, group: 1, queue: -1, filter: tags(t, "TRUE")})
+	r.add(t, "SQL", waiter{topic: 1, group: 1, queue: -1, filter: sqlFilter(t, "TRUE")})
+	r.arrived(arrival(1, 0, "FALSE"))
+	r.wantWoken(t, "another tag", "SQL")
+	r.arrived(arrival(1, 0, "TRUE"))
+	r.wantWoken(t, "the tag", "tag")
+}
+
 // BenchmarkPullFiltered pulls through a queue of which one in a thousand matches.
 func BenchmarkPullFiltered(b *testing.B) {
 	br := &testBroker{Broker: openOnDisk(b)}

@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -176,6 +177,26 @@ func TestLaws(t *testing.T) {
 		if answerTo(a, props) != "fails" && answerTo(b, props) != "fails" {
 			same(a+" AND "+b, b+" AND "+a)
 			same(a+" OR "+b, b+" OR "+a)
+		}
+	})
+}
+
+func FuzzNumber(f *testing.F) {
+	for _, s := range append(someValues, "0x1.8p-3d", "+.5e+7F", "1_0", "inf", "-Infinity", "\t7\n") {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		n, isInteger := parseInteger(s, 64)
+		if want, err := strconv.ParseInt(s, 10, 64); len(s) <= maxNumber && (isInteger != (err == nil) || isInteger && n != want) {
+			t.Errorf("%q is %d, %v; to strconv %d, %v", s, n, isInteger, want, err)
+		}
+		d, isDouble := parseDouble(s)
+		if isInteger && (!isDouble || d != float64(n)) {
+			t.Errorf("%q is %d and %v, %v", s, n, d, isDouble)
+		}
+		number := strings.TrimRight(strings.TrimLeft(trim(s), "+-"), "fFdD")
+		if _, err := strconv.ParseFloat(number, 64); isDouble && errors.Is(err, strconv.ErrSyntax) {
+			t.Errorf("%q is %v, to strconv none", s, d)
 		}
 	})
 }
