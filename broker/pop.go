@@ -146,8 +146,8 @@ func (r *popping) check() (err error) {
 	return nil
 }
 
-// look takes what there is. It goes on as long as it makes headway without finding anything: a filter may pass over more than
-// one look looks at, and a reset may come in between.
+// look takes what there is. It goes on as long as it makes headway without finding anything and has time: a filter may pass
+// over more than one look looks at, and a reset may come in between.
 func (r *popping) look() (*PopResult, error) {
 	for {
 		if err := r.check(); err != nil {
@@ -167,7 +167,8 @@ func (r *popping) look() (*PopResult, error) {
 			return nil, nil
 		case r.ctx.Err() != nil:
 			return nil, r.ctx.Err()
-		case !r.deadline.IsZero() && r.over(): // what was passed over stays so, whoever looks next
+		case !r.deadline.IsZero() && r.over(): // what was passed over stays so; what is left is for the next one
+			r.p.waiters.ready(r.g.ID, r.t.ID, 1)
 			return nil, nil
 		}
 	}

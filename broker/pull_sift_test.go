@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/cairnmq/cairn/commitlog"
 	"github.com/cairnmq/cairn/filter"
 	"github.com/cairnmq/cairn/internal/clock"
 	"github.com/cairnmq/cairn/message"
@@ -153,6 +155,62 @@ func TestSiftingIsBounded(t *testing.T) {
 	}
 }
 
+// What comes before a damaged message is answered; the message itself says so, whether it is wanted or not.
+func TestSiftingUpToADamagedMessage(t *testing.T) {
+	r := newPopRig(t)
+	r.topicOf(t, "t", 1)
+	r.group(t, "g")
+	r.send(t, "t", 0, plain("good", "n", "0"), plain("DAMAGED-1", "n", "1"), plain("good", "n", "2"), plain("DAMAGED-2"))
+	r.damage(t, "DAMAGED-1")
+	r.damage(t, "DAMAGED-2")
+	res, offsets := r.pulledFrom(t, PullRequest{Filter: sqlFilter(t, "n >= 0")})
+	if !slices.Equal(offsets, []int64{0}) || res.NextOffset != 1 {
+		t.Errorf("what is wanted: %v, next %d", offsets, res.NextOffset)
+	}
+	if res, _ = r.pulledFrom(t, PullRequest{Filter: sqlFilter(t, "n = 2")}); res.Status != PullNoMatch || res.NextOffset != 1 {
+		t.Errorf("what is not: %+v", res)
+	}
+	var corrupt *commitlog.CorruptError
+	_, err := r.Pull(context.Background(), &PullRequest{
+		Group: "g", Topic: "t", Offset: 1, Filter: sqlFilter(t, "n = 2"), CommitOffset: -1,
+	})
+	if !errors.As(err, &corrupt) {
+		t.Errorf("the damaged one: %v", err)
+	}
+	if _, offsets = r.pulledFrom(t, PullRequest{Offset: 2, Filter: sqlFilter(t, "n = 2")}); !slices.Equal(offsets, []int64{2}) {
+		t.Errorf("behind it: %v", offsets)
+	}
+	r.repair(t)
+}
+
+// A message whose segment was deleted is passed over.
+func TestSiftingWhatIsGone(t *testing.T) {
+	r := newPopRig(t)
+	r.topicOf(t, "t", 1)
+	r.group(t, "g")
+	for i := range 8 {
+		r.send(t, "t", 0, plain(strings.Repeat("x", 300_000), "n", strconv.Itoa(i)))
+	}
+	r.clock.Advance(80 * time.Hour)
+	r.send(t, "t", 0, plain("young", "n", "8"))
+	if err := r.store.Expire(context.Background(), r.clock.Now()); err != nil {
+		t.Fatal(err)
+	}
+	req := PullRequest{Filter: sqlFilter(t, "n <> 5")}
+	res, offsets := r.pulledFrom(t, req)
+	if res.Status != PullOffsetMoved || res.NextOffset == 0 {
+		t.Fatalf("from the beginning: %+v", res)
+	}
+	for req.Offset = res.NextOffset; len(offsets) == 0; req.Offset = res.NextOffset {
+		if res, offsets = r.pulledFrom(t, req); res.NextOffset <= req.Offset {
+			t.Fatalf("from %d: %+v", req.Offset, res)
+		}
+	}
+	if last := offsets[len(offsets)-1]; last > 8 {
+		t.Errorf("offsets %v", offsets)
+	}
+}
+
 func TestPullGoesOnWaitingBehindWhatItDoesNotWant(t *testing.T) {
 	c := clock.NewFake(epoch)
 	b := openBroker(t, withClock(c))
@@ -232,6 +290,33 @@ func TestPopGoesOnWaitingBehindWhatItDoesNotWant(t *testing.T) {
 		t.Fatal(got.err)
 	}
 	wantBodies(t, "woken", bodiesOf(t, got.res), "wanted")
+}
+
+// A pop whose time is over does not go on through a long queue; the next one begins where it ended.
+func TestPopEndsInTimeOnALongWay(t *testing.T) {
+	r := newPopRig(t)
+	r.topicOf(t, "t", 1)
+	r.group(t, "g")
+	r.sendNumbered(t, "t", 3*maxSift/(100<<10), 100<<10)
+	req := popOf(1)
+	req.Filter = sqlFilter(t, "n < 0")
+	looks := 0
+	for {
+		p := &popping{b: r.Broker, p: r.pop, ctx: context.Background(), req: &req, deadline: r.clock.Now()}
+		if res, err := p.look(); res != nil || err != nil {
+			t.Fatal(res, err)
+		}
+		s, err := r.pop.stand(r.placeOf(t, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if looks++; s.next == s.high {
+			break
+		}
+	}
+	if looks < 3 || looks > 4 {
+		t.Errorf("%d looks", looks)
+	}
 }
 
 // A word may be a tag or an expression: those that wait for one and the other want different messages.
