@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// parser reads the grammar, from what binds least to what binds most; all of it is known by the next two words:
+// parser reads the grammar, from what binds least to what binds most, with one word ahead:
 //
 //	or          = and {"OR" and}
 //	and         = equality {"AND" equality}
@@ -94,7 +94,7 @@ func (p *parser) deeper() bool {
 	return p.err == nil
 }
 
-// condition makes sure that a node is true or false. A property alone is, by what it is compared with: nothing.
+// condition makes sure that a node is true, false or unknown. A property alone is made so.
 func (p *parser) condition(n node, at int) node {
 	switch n := n.(type) {
 	case *property:
@@ -265,7 +265,7 @@ func (p *parser) between(op word, of node, not bool) node {
 	return n
 }
 
-// order checks both sides of <, <=, > and >=: numbers, properties, and what they are negated.
+// order checks both sides of <, <=, > and >=: numbers and properties, with signs or without.
 func (p *parser) order(op word, rel relation, left, right node) node {
 	p.term()
 	for _, side := range [...]node{left, right} {
