@@ -28,7 +28,7 @@ import (
 const (
 	maxSQL   = 64 << 10 // bytes
 	maxDepth = 200      // of parentheses, signs, NOTs and chained comparisons in each other
-	maxTerms = 512      // comparisons, and properties that stand alone
+	maxTerms = 512      // comparisons, and what stands in the place of one
 )
 
 // sql is a parsed expression.

@@ -100,12 +100,13 @@ func (p *parser) condition(n node, at int) node {
 	case *property:
 		p.term()
 		return &cast{n}
-	default:
-		if !isCondition(n) {
-			p.failAt(at, "expected a condition, found a value")
-		}
-		return n
+	case *constant:
+		p.term()
 	}
+	if !isCondition(n) {
+		p.failAt(at, "expected a condition, found a value")
+	}
+	return n
 }
 
 func (p *parser) or() node  { return p.logic("OR", p.and) }

@@ -116,6 +116,7 @@ func TestSQLIsBounded(t *testing.T) {
 		"equals":      "a" + strings.Repeat("=a", 30000),
 		"tests":       "a" + strings.Repeat(" CONTAINS ''", 5000),
 		"terms":       "a" + strings.Repeat(" OR a", 12000),
+		"constants":   "TRUE" + strings.Repeat(" AND TRUE", 7000),
 		"bytes":       "a = '" + strings.Repeat("x", maxSQL) + "'",
 	} {
 		if _, err := ParseSQL(expression); !errors.Is(err, ErrExpression) {
