@@ -33,6 +33,8 @@ type PopRequest struct {
 	Wait         time.Duration // long poll; 0 answers at once
 	Filter       *filter.Expr  // messages that do not match are passed over for good, for this group
 	AttemptID    string        // tells a repeated request of an ordered group, which are not served yet
+	FromMin      bool          // a group that is new in a queue begins with the first message there is
+	ShortNonce   bool          // the handles' nonce is less than 1<<31, for doors whose own handles have no room for more
 }
 
 // PopResult: Buffer holds stored layouts (Ends: end of each), Handles and Attempts (1 for the first delivery) align with

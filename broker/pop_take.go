@@ -231,10 +231,19 @@ func beginning(low, high int64) int64 {
 	return high
 }
 
+// stand is where the request's group is in a queue, or begins there.
+func (t *take) stand(at place) (stand, error) {
+	s, err := t.p.stand(at)
+	if !s.there && t.req.FromMin {
+		s.next = s.low
+	}
+	return s, err
+}
+
 // takeQueue takes what is new in a queue. It gives way to whoever else is choosing there.
 func (t *take) takeQueue(queue int32) error {
 	at := place{t.group, t.topic, queue}
-	s, err := t.p.stand(at)
+	s, err := t.stand(at)
 	if err != nil || s.there && max(s.next, s.low) >= s.high {
 		return err
 	}
@@ -243,7 +252,7 @@ func (t *take) takeQueue(queue int32) error {
 		return nil
 	}
 	// Now nobody else moves the cursor but commits and resets, and the fold sees to those.
-	if s, err = t.p.stand(at); err != nil {
+	if s, err = t.stand(at); err != nil {
 		t.leave(at)
 		return err
 	}
@@ -379,6 +388,9 @@ func (t *take) fail(err error) {
 // then, and the log answers every proposal.
 func (t *take) write() error {
 	t.rec.Nonce = rand.Uint64()
+	if t.req.ShortNonce {
+		t.rec.Nonce >>= 33
+	}
 	t.payload = t.rec.AppendTo(t.payload[:0])
 	t.records[0] = record.Record{Kind: record.KindPop, Payload: t.payload}
 	t.proposal.Records = t.records[:]
