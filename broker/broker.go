@@ -134,6 +134,7 @@ type Broker struct {
 	waiters  *waiters
 	pulls    *pulls
 	pop      *popper
+	polls    *longPolls
 	firer    *firer
 	changes  *changes
 	offsets  *offsets
@@ -166,7 +167,7 @@ func Open(ctx context.Context, storeOpts store.Options, opts Options) (*Broker, 
 	}
 	b := &Broker{
 		opts: opts, mode: storeOpts.Mode, clock: opts.Clock, log: opts.Logger,
-		waiters: newWaiters(maxWaiters), pulls: newPulls(), changes: newChanges(), rotation: newRotation(),
+		waiters: newWaiters(maxWaiters), pulls: newPulls(), polls: newLongPolls(), changes: newChanges(), rotation: newRotation(),
 		locks: newQueueLocks(opts.Clock), rates: newRates(opts.Clock), expiry: make(chan struct{}, 1), gate: newGate(),
 	}
 	b.meters = newMeters(b.rates, b.isSystemTopic)
@@ -240,6 +241,7 @@ func (b *Broker) Close() (err error) {
 	b.closed.Do(func() {
 		b.pulls.close()
 		b.pop.close()
+		b.polls.close()
 		b.gate.close()
 		b.stop()
 		b.upkeep.Wait()

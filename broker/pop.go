@@ -12,11 +12,12 @@ import (
 )
 
 // Popping, in the order of reading: this file (the verb: look, wait, look again), pop_take.go (one look), pop_lease.go (who
-// chooses where), pop_alarm.go (waking up for what becomes visible), pop_ack.go, pop_counters.go.
+// chooses where), pop_alarm.go (waking up for what becomes visible), pop_ack.go, pop_counters.go; pop_poll.go (the same
+// without a goroutine that waits), pop_notify.go and pop_peek.go (asking without taking).
 //
 // A message that was handed out is invisible to the group until its time has passed. Then it is handed out again, before
-// anything new, with one more attempt. There is no limit to that: what was delivered more often than the group's
-// retryMaxTimes says goes on being delivered, with its attempts counted, until dead letters are built.
+// anything new, with one more attempt; or, when the group has had all the deliveries that it allows, the pop that meets it moves
+// it to the group's dead letters (dead.go) and goes on.
 
 // maxPop bounds the messages of one receive, maxPopBytes their bytes; one message is always handed out whole.
 const (
@@ -85,19 +86,11 @@ func (b *Broker) Pop(ctx context.Context, req *PopRequest) (*PopResult, error) {
 		return nil, err
 	}
 	defer b.gate.leave()
-	if req.Max < 1 || req.Max > maxPop || req.Invisible <= 0 {
-		return nil, refuse(CodeParameter, "pop of %d messages for %v: 1 to %d, for more than nothing", req.Max, req.Invisible, maxPop)
+	r, err := b.newPopping(ctx, req)
+	if err != nil {
+		return nil, err
 	}
-	r := &popping{b: b, p: b.pop, ctx: ctx, req: req}
-	if req.Wait > 0 {
-		r.deadline = b.clock.Now().Add(req.Wait)
-	}
-	res, err := r.look()
-	if CodeOf(err) == CodeGroupNotFound {
-		if _, err = b.EnsureGroup(ctx, req.Group); err == nil {
-			res, err = r.look()
-		}
-	}
+	res, err := r.first()
 	if res == nil && err == nil && !r.over() {
 		res, err = r.wait()
 	}
@@ -119,6 +112,29 @@ type popping struct {
 	deadline time.Time // zero: does not wait
 	waiter   waiter
 	signal   chan struct{}
+}
+
+// newPopping checks what the request itself says.
+func (b *Broker) newPopping(ctx context.Context, req *PopRequest) (*popping, error) {
+	if req.Max < 1 || req.Max > maxPop || req.Invisible <= 0 {
+		return nil, refuse(CodeParameter, "pop of %d messages for %v: 1 to %d, for more than nothing", req.Max, req.Invisible, maxPop)
+	}
+	r := &popping{b: b, p: b.pop, ctx: ctx, req: req}
+	if req.Wait > 0 {
+		r.deadline = b.clock.Now().Add(req.Wait)
+	}
+	return r, nil
+}
+
+// first looks for the first time, and makes the group when that is allowed.
+func (r *popping) first() (*PopResult, error) {
+	res, err := r.look()
+	if CodeOf(err) == CodeGroupNotFound {
+		if _, err = r.b.EnsureGroup(r.ctx, r.req.Group); err == nil {
+			res, err = r.look()
+		}
+	}
+	return res, err
 }
 
 // over says that there is no time left to wait.

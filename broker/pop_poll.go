@@ -1,0 +1,230 @@
+package broker
+
+import (
+	"context"
+	"sync"
+)
+
+// longPoll is a pop, or the question whether there is something to pop, that holds no goroutine while it waits. What Pop does on
+// the goroutine of its caller is done here in pieces, each on a goroutine that ends when there is nothing to do:
+//
+//	begin ─▶ look ─┬───────────────────────────────────▶ answer
+//	               └─▶ turn: add waiter, look again ─┬─▶ answer
+//	                     ▲                           └─▶ held
+//	                     └──────── woken, out of time, cancelled, closing
+//
+// While it is held it costs its own memory, a waiter and a deadline.
+type longPoll struct {
+	popping
+	try    func() (found bool, err error) // one look
+	done   func(found bool, err error)    // called exactly once
+	cancel context.CancelFunc             // of popping.ctx
+	forget func() bool                    // the deadline
+	woken  bool                           // a waiter of this turn or an earlier one was woken, and nobody was woken in its place
+
+	mu struct {
+		sync.Mutex
+		held bool
+		rung bool // something happened while it was not held
+	}
+}
+
+// longPolls are the polls under way.
+type longPolls struct {
+	mu struct {
+		sync.Mutex
+		all    map[*longPoll]struct{}
+		closed bool
+	}
+}
+
+func newLongPolls() *longPolls {
+	ps := &longPolls{}
+	ps.mu.all = map[*longPoll]struct{}{}
+	return ps
+}
+
+func (ps *longPolls) add(p *longPoll) bool {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if ps.mu.closed {
+		return false
+	}
+	ps.mu.all[p] = struct{}{}
+	return true
+}
+
+func (ps *longPolls) remove(p *longPoll) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	delete(ps.mu.all, p)
+}
+
+// close ends those that wait. The popper is closed before, so that each finds out why.
+func (ps *longPolls) close() {
+	ps.mu.Lock()
+	ps.mu.closed = true
+	all := make([]*longPoll, 0, len(ps.mu.all))
+	for p := range ps.mu.all {
+		all = append(all, p)
+	}
+	ps.mu.Unlock()
+	for _, p := range all {
+		p.ring()
+	}
+}
+
+// PopAsync is Pop that calls back, and waits without a goroutine: done is called exactly once, from a goroutine of its own or
+// before PopAsync returns. req must not be changed until then. cancel, which may come at any time and more than once, ends
+// the wait: the answer is empty, and what was taken meanwhile is given back.
+func (b *Broker) PopAsync(req *PopRequest, done func(*PopResult, error)) (cancel func()) {
+	ctx, stop := context.WithCancel(context.Background())
+	r, err := b.newPopping(ctx, req)
+	if err != nil {
+		stop()
+		done(nil, err)
+		return stop
+	}
+	p := &longPoll{popping: *r, cancel: stop}
+	var res *PopResult
+	look := p.first
+	p.try = func() (bool, error) {
+		var err error
+		res, err = look()
+		look = p.look
+		return res != nil, err
+	}
+	p.done = func(_ bool, err error) {
+		if res == nil && err == nil {
+			res = &PopResult{}
+		}
+		done(res, err)
+	}
+	return b.startPoll(p)
+}
+
+// startPoll begins a poll.
+func (b *Broker) startPoll(p *longPoll) (cancel func()) {
+	if err := b.gate.enter(); err != nil {
+		p.cancel()
+		p.done(false, err)
+		return p.cancel
+	}
+	go p.begin()
+	return func() {
+		p.cancel()
+		p.ring()
+	}
+}
+
+// begin looks for the first time.
+func (p *longPoll) begin() {
+	found, err := p.try()
+	if found || err != nil || p.over() {
+		p.finish(found, err)
+		return
+	}
+	if !p.b.polls.add(p) {
+		p.finish(false, errClosing)
+		return
+	}
+	p.waiter.wake = p.ring
+	p.forget = p.p.due.at(p.deadline, p.ring)
+	p.turn()
+}
+
+// turn is one round of waiting after the other, until it is held or over. Its order is that of popping.wait, for the same
+// reasons.
+func (p *longPoll) turn() {
+	for {
+		w := &p.waiter
+		w.topic, w.group, w.queue, w.filter = p.t.ID, p.g.ID, p.req.Queue, p.req.Filter
+		if err := p.p.waiters.add(w); err != nil {
+			p.passOn(p.woken)
+			p.finish(false, err)
+			return
+		}
+		found, err := p.try()
+		if !found && err == nil {
+			p.woken = false
+			if !p.over() {
+				p.p.alarms.arm(p.p.store.Pop, groupOfTopic{w.group, w.topic}, p.looked)
+				if p.hold() {
+					return
+				}
+				err = p.stopped()
+			}
+		}
+		if p.endTurn(found, err) {
+			return
+		}
+	}
+}
+
+// hold ends the work on the poll until it is rung (true), unless it was rung already.
+func (p *longPoll) hold() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mu.rung {
+		p.mu.rung = false
+		return false
+	}
+	p.mu.held = true
+	return true
+}
+
+// ring has the poll look again, or find out that it has to end. It does not block.
+func (p *longPoll) ring() {
+	p.mu.Lock()
+	held := p.mu.held
+	p.mu.held, p.mu.rung = false, !held
+	p.mu.Unlock()
+	if held {
+		go p.resume()
+	}
+}
+
+// resume goes on where turn has held.
+func (p *longPoll) resume() {
+	if !p.endTurn(false, p.stopped()) {
+		p.turn()
+	}
+}
+
+// endTurn says whether the poll is over, and answers it then.
+func (p *longPoll) endTurn(found bool, err error) (over bool) {
+	p.woken = !p.p.waiters.remove(&p.waiter) || p.woken
+	if !found && err == nil && p.woken && p.over() { // at the last moment
+		found, err = p.try()
+	}
+	if !found && err == nil && !p.over() {
+		return false
+	}
+	p.passOn(p.woken)
+	p.finish(found, err)
+	return true
+}
+
+// stopped is why the poll has to end before its time.
+func (p *longPoll) stopped() error {
+	select {
+	case <-p.p.closing:
+		return errClosing
+	default:
+		return p.ctx.Err()
+	}
+}
+
+// finish answers. Who cancelled it is told nothing but that there is nothing.
+func (p *longPoll) finish(found bool, err error) {
+	if p.forget != nil {
+		p.forget()
+	}
+	p.b.polls.remove(p)
+	if p.ctx.Err() != nil && CodeOf(err) != CodeClosing {
+		err = nil
+	}
+	p.cancel()
+	p.done(found, err)
+	p.b.gate.leave()
+}
