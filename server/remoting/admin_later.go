@@ -6,7 +6,6 @@ const (
 	withLite      = "lite topics come with a later release"
 	withAuth      = "users and rights come with a later release"
 	withReplicas  = "replication comes with a later release"
-	withPop       = "POP over Remoting comes with a later release"
 	noStatic      = "there are no static topics"
 	noTimerEngine = "timers are rows of the index: there is no timer wheel and no engine to choose"
 	noCold        = "there is no control of cold reads"
@@ -25,7 +24,7 @@ var laterCodes = map[int]laterCode{
 	60:     {"GET_TIMER_CHECK_POINT", TierInternal, noTimerEngine},
 	354:    {"CHECK_ROCKSDB_CQ_WRITE_PROGRESS", TierAdmin, noFiles},
 	355:    {"EXPORT_ROCKSDB_CONFIG_TO_JSON", TierAdmin, noFiles},
-	402:    {"GET_ALL_MESSAGE_REQUEST_MODE", TierInternal, withPop},
+	402:    {"GET_ALL_MESSAGE_REQUEST_MODE", TierInternal, withReplicas},
 	513:    {"UPDATE_AND_CREATE_STATIC_TOPIC", TierAdmin, noStatic},
 	902:    {"ADD_BROKER", TierInternal, noContainer},
 	903:    {"REMOVE_BROKER", TierInternal, noContainer},

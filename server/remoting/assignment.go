@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/cairnmq/cairn/broker"
 	"github.com/cairnmq/cairn/internal/body"
 	"github.com/cairnmq/cairn/internal/wire"
 )
@@ -14,8 +15,17 @@ func init() {
 	servePooled(wire.SetMessageRequestMode, "SET_MESSAGE_REQUEST_MODE", TierAdmin, setRequestMode)
 }
 
-// modePull is how Remoting consumers get their messages here.
-const modePull = "PULL"
+// How consumers get their messages, MessageRequestMode.
+const (
+	modePull = "PULL"
+	modePop  = "POP"
+)
+
+// modelBroadcasting is the message model of a consumer that wants all messages for itself.
+const modelBroadcasting = "BROADCASTING"
+
+// allQueues is the queue of an assignment that lets its consumer pop from all of them.
+const allQueues int32 = -1
 
 // assignment is MessageQueueAssignment.
 type assignment struct {
@@ -24,7 +34,8 @@ type assignment struct {
 }
 
 // queryAssignment serves code 400: Java consumers of 5.x that leave the balancing to the broker (clientRebalance false) ask
-// which queues of a topic are theirs. The queues are those of this broker.
+// which queues of a topic are theirs, and whether to pull or to pop them. The queues are those of this broker. Who consumes by
+// broadcast always pulls: what one pops, the others do not get.
 func queryAssignment(_ context.Context, d *Door, _ *session, req, resp *wire.Command) error {
 	var q struct {
 		ClientID     string `json:"clientId"`
@@ -44,9 +55,21 @@ func queryAssignment(_ context.Context, d *Door, _ *session, req, resp *wire.Com
 	for i := range queues {
 		queues[i] = int32(i)
 	}
-	if q.MessageModel != "BROADCASTING" {
+	mode := modePull
+	if q.MessageModel != modelBroadcasting {
+		m, err := d.broker.RequestMode(q.Group, q.Topic)
+		if err != nil {
+			return err
+		}
 		ids := slices.Sorted(slices.Values(d.broker.Clients().ConsumerIDs(q.Group)))
-		if queues, err = share(q.Strategy, queues, slices.Index(ids, q.ClientID), len(ids)); err != nil {
+		index := slices.Index(ids, q.ClientID)
+		if m.Pop {
+			mode = modePop
+			queues, err = sharePopped(q.Strategy, queues, index, len(ids), int(m.Share))
+		} else {
+			queues, err = share(q.Strategy, queues, index, len(ids))
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -56,7 +79,7 @@ func queryAssignment(_ context.Context, d *Door, _ *session, req, resp *wire.Com
 	name := d.broker.Options().BrokerName
 	for _, n := range queues {
 		mq := body.MessageQueue{BrokerName: name, QueueID: n, Topic: q.Topic}
-		answer.Assignments = append(answer.Assignments, assignment{Queue: mq, Mode: modePull})
+		answer.Assignments = append(answer.Assignments, assignment{Queue: mq, Mode: mode})
 	}
 	return jsonBody(resp, answer)
 }
@@ -85,16 +108,56 @@ func share(strategy string, queues []int32, index, n int) ([]int32, error) {
 	return queues[from : from+size], nil
 }
 
-// setRequestMode serves code 401: pulling is the one mode there is.
-func setRequestMode(_ context.Context, _ *Door, _ *session, req, _ *wire.Command) error {
+// sharePopped picks the queues of a member of a group that pops. Queues may be popped by several at once, so each gets its own
+// share and those of the next neighbours in the list; or all queues as one, when it shares with everybody. Where there are more
+// members than queues, several have the same one.
+func sharePopped(strategy string, queues []int32, index, n, neighbours int) ([]int32, error) {
+	switch {
+	case neighbours <= 0 || neighbours >= n-1:
+		return []int32{allQueues}, nil
+	case index < 0 || len(queues) == 0:
+		return nil, nil
+	case n > len(queues):
+		return queues[index%len(queues):][:1], nil
+	}
+	var mine []int32
+	for i := range neighbours + 1 {
+		some, err := share(strategy, queues, (index+i)%n, n)
+		if err != nil {
+			return nil, err
+		}
+		mine = append(mine, some...)
+	}
+	return mine, nil
+}
+
+// setRequestMode serves code 401: whether the consumers of a group pull or pop a topic. Those that are there are told that
+// something has changed, so that they ask again at once and not within 20 s.
+func setRequestMode(ctx context.Context, d *Door, _ *session, req, _ *wire.Command) error {
 	var m struct {
-		Mode string `json:"mode"`
+		Group string `json:"consumerGroup"`
+		Topic string `json:"topic"`
+		Mode  string `json:"mode"`
+		Share int32  `json:"popShareQueueNum"`
 	}
 	if err := body.Unmarshal(req.Body, &m); err != nil {
 		return fmt.Errorf("request body: %w", err)
 	}
-	if m.Mode != modePull {
-		return refuse(wire.RequestCodeNotSupported, "request mode %s is not supported: %s", m.Mode, whyNoPop)
+	if m.Mode != modePull && m.Mode != modePop {
+		return refuse(wire.InvalidParameter, "request mode %s is neither %s nor %s", m.Mode, modePull, modePop)
+	}
+	if m.Group == "" || m.Topic == "" {
+		return refuse(wire.InvalidParameter, "topic and consumerGroup must be given")
+	}
+	mode := broker.RequestMode{Pop: m.Mode == modePop, Share: m.Share}
+	if err := d.broker.SetRequestMode(ctx, m.Group, m.Topic, mode); err != nil {
+		return err
+	}
+	members, _, _ := d.broker.Clients().Consumers(m.Group)
+	for _, c := range members {
+		if c.Notify != nil {
+			c.Notify(m.Group)
+		}
 	}
 	return nil
 }

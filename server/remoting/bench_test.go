@@ -238,3 +238,64 @@ func BenchmarkPull(b *testing.B) {
 	b.ReportMetric(float64((br.cpu(b)-before).Microseconds())/float64(pulled), "broker-µs/msg")
 	b.ReportMetric(float64(pulled)/b.Elapsed().Seconds(), "msg/s")
 }
+
+// BenchmarkPopAck is the broker's processor time for a message that is popped, 32 at a time as the Java client does it, and
+// acknowledged by itself, all of them at the same time. The messages were stored one by one in a queue.
+func BenchmarkPopAck(b *testing.B) {
+	for _, mode := range []struct {
+		name string
+		mode commitlog.Mode
+	}{{"sync", commitlog.ModeSync}, {"os", commitlog.ModeOS}} {
+		b.Run(mode.name, func(b *testing.B) { benchPopAck(b, startBroker(b, mode.mode)) })
+	}
+}
+
+func benchPopAck(b *testing.B, br benchBroker) {
+	c, err := wire.Dial(b.Context(), br.addr, wire.ClientOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	text := strings.Repeat("x", 128)
+	if resp := invoke(b, c, sendRequest("bench", "0", text)); resp.Code != wire.Success {
+		b.Fatal(resp.Code, resp.Remark)
+	}
+	benchConn(b, c, 0, b.N-1, 256, text)
+	before := br.cpu(b)
+	b.ResetTimer()
+	window := make(chan struct{}, 1024)
+	for popped := 0; popped < b.N; {
+		resp := invoke(b, c, popRequest("g", "bench", "1000"))
+		if resp.Code != wire.Success {
+			b.Fatal(resp.Code, resp.Remark)
+		}
+		places := offsetInfo(resp.Fields.Text("msgOffsetInfo"))
+		for at, offsets := range places {
+			queue := strings.TrimPrefix(at, "0@")
+			popped += len(offsets)
+			for _, offset := range offsets {
+				window <- struct{}{}
+				ack := request(wire.AckMessage, "consumerGroup", "g", "topic", "bench", "queueId", queue, "offset", offset,
+					"extraInfo", receiptText(resp, offsets[0], queue, offset))
+				if err := c.InvokeAsync(ack, func(resp *wire.Command, err error) {
+					if err != nil || resp.Code != wire.Success {
+						b.Errorf("%+v %v", resp, err)
+					}
+					if err == nil {
+						resp.Release()
+					}
+					<-window
+				}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+		resp.Release()
+	}
+	for range cap(window) {
+		window <- struct{}{}
+	}
+	b.StopTimer()
+	b.ReportMetric(float64((br.cpu(b)-before).Microseconds())/float64(b.N), "broker-µs/msg")
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msg/s")
+}

@@ -151,7 +151,7 @@ func (d *Door) register(s *session, req *wire.Command, h *heartbeatData) {
 	// The other members have been told. The one that joined is told too: a Java client balances at its start, before or
 	// after this heartbeat as it happens, and in the former case would find itself in no group and try again 20 s later.
 	for _, c := range changed {
-		if g, err := d.broker.Group(c.Group); err == nil && g.NotifyIDsChanged && c.MessageModel != "BROADCASTING" {
+		if g, err := d.broker.Group(c.Group); err == nil && g.NotifyIDsChanged && c.MessageModel != modelBroadcasting {
 			d.notifyIDsChanged(s, c.Group)
 		}
 	}

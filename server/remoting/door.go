@@ -1,7 +1,8 @@
 // Package remoting is the door for clients of RocketMQ's Remoting protocol: the Java client, rocketmq-client-go v2, mqadmin.
 //
 // Read table.go (which code is served by what), then door.go (how a request gets to its handler), then the family of codes
-// that you look for: send.go, transaction.go, recall.go, pull.go, clients.go, offsets.go, query.go, locks.go, topics.go, admin_*.go.
+// that you look for: send.go, transaction.go, recall.go, pull.go, pop.go and pop_ack.go (receipt.go says what clients make of an
+// answer), assignment.go, clients.go, offsets.go, query.go, locks.go, topics.go, admin_*.go.
 // The door has no state but sessions; what it answers with is decided by package broker.
 package remoting
 
@@ -42,7 +43,9 @@ type Door struct {
 	ctx     context.Context // ends when the workers have to
 	cancel  context.CancelFunc
 	relays  *relays
-	closing atomic.Bool // pulls are not held any more
+	closing atomic.Bool // nothing is held any more
+
+	answering atomic.Int64 // bytes of popped messages on their way to clients
 
 	mu struct {
 		sync.Mutex
@@ -88,7 +91,7 @@ func (d *Door) Serve(ln net.Listener) error {
 // Conns is how many connections there are.
 func (d *Door) Conns() int { return d.server.Conns() }
 
-// Close stops accepting, lets held pulls go empty-handed, answers what is under way and closes all connections. When ctx
+// Close stops accepting, lets held pulls and pops go empty-handed, answers what is under way and closes all connections. When ctx
 // ends first, what is left is cut off and ctx's error returned.
 func (d *Door) Close(ctx context.Context) error {
 	d.closing.Store(true)
@@ -126,7 +129,7 @@ func (h *handler) Opened(c *wire.Conn) {
 	d.mu.Unlock()
 }
 
-// Closed ends a session: its pulls are called off, its clients forgotten.
+// Closed ends a session: its pulls and pops are called off, its clients forgotten.
 func (h *handler) Closed(c *wire.Conn) {
 	d := (*Door)(h)
 	s := c.Attachment().(*session)

@@ -11,16 +11,7 @@ import (
 func init() {
 	serveInline(wire.PullMessage, "PULL_MESSAGE", TierClient, pull)
 	serveInline(wire.LitePullMessage, "LITE_PULL_MESSAGE", TierClient, pull)
-	refuseCode(wire.PopMessage, "POP_MESSAGE", TierClient, whyNoPop)
-	refuseCode(wire.AckMessage, "ACK_MESSAGE", TierClient, whyNoPop)
-	refuseCode(wire.BatchAckMessage, "BATCH_ACK_MESSAGE", TierClient, whyNoPop)
-	refuseCode(wire.PeekMessage, "PEEK_MESSAGE", TierAdmin, whyNoPop)
-	refuseCode(wire.ChangeInvisibleTime, "CHANGE_MESSAGE_INVISIBLETIME", TierClient, whyNoPop)
-	refuseCode(wire.Notification, "NOTIFICATION", TierClient, whyNoPop)
-	refuseCode(wire.PollingInfo, "POLLING_INFO", TierAdmin, whyNoPop)
 }
-
-const whyNoPop = "POP is served over gRPC, Remoting consumers pull"
 
 // Bits of a pull's sysFlag.
 const (
@@ -37,10 +28,7 @@ type heldPull struct {
 	d    *Door
 	req  *wire.Command
 	pull broker.PullRequest
-
-	// Guarded by the session's lock.
-	cancel   func()
-	answered bool
+	held held
 }
 
 // pull serves codes 11 and 361.
@@ -52,7 +40,7 @@ func pull(d *Door, s *session, req *wire.Command) {
 	}
 	cancel := d.broker.PullAsync(&h.pull, h.answer)
 	if h.pull.Suspend > 0 {
-		s.hold(h, cancel)
+		s.hold(&h.held, cancel)
 	}
 }
 
@@ -149,7 +137,7 @@ func (h *heldPull) mayBroadcast() error {
 	if err != nil || g.ConsumeBroadcastEnable {
 		return nil // a missing group is PullAsync's to refuse
 	}
-	if _, info, ok := h.d.broker.Clients().Consumers(h.pull.Group); ok && info.MessageModel == "BROADCASTING" {
+	if _, info, ok := h.d.broker.Clients().Consumers(h.pull.Group); ok && info.MessageModel == modelBroadcasting {
 		return refuse(wire.NoPermission, "the consumer group[%s] can not consume by broadcast way", h.pull.Group)
 	}
 	return nil
@@ -158,7 +146,7 @@ func (h *heldPull) mayBroadcast() error {
 // answer is the broker's callback.
 func (h *heldPull) answer(res *broker.PullResult, err error) {
 	if h.pull.Suspend > 0 {
-		h.s.unhold(h)
+		h.s.unhold(&h.held)
 	}
 	if err != nil {
 		h.s.conn.Respond(h.req, h.d.errorReply(h.req, err))

@@ -17,7 +17,7 @@ type session struct {
 	mu struct {
 		sync.Mutex
 		ended bool
-		held  map[*heldPull]struct{}
+		held  map[*held]struct{}
 		infos map[consumerKey]broker.ConsumerInfo // what the last whole heartbeats said
 	}
 }
@@ -35,7 +35,7 @@ const (
 
 func newSession(_ *Door, c *wire.Conn) *session {
 	s := &session{conn: c, filters: map[expression]*filter.Expr{}}
-	s.mu.held = map[*heldPull]struct{}{}
+	s.mu.held = map[*held]struct{}{}
 	s.mu.infos = map[consumerKey]broker.ConsumerInfo{}
 	return s
 }
@@ -58,8 +58,14 @@ func (s *session) parse(e expression) (*filter.Expr, error) {
 	return f, nil
 }
 
-// hold notes a pull that may wait, so that the end of the connection calls it off.
-func (s *session) hold(h *heldPull, cancel func()) {
+// held is a request whose answer may have to wait. Its fields are guarded by the session's lock.
+type held struct {
+	cancel   func()
+	answered bool
+}
+
+// hold notes a request that may wait, so that the end of the connection calls it off.
+func (s *session) hold(h *held, cancel func()) {
 	s.mu.Lock()
 	h.cancel = cancel
 	ended := s.mu.ended
@@ -72,15 +78,15 @@ func (s *session) hold(h *heldPull, cancel func()) {
 	}
 }
 
-// unhold is called when a pull has been answered, which may be before hold.
-func (s *session) unhold(h *heldPull) {
+// unhold is called when the request has been answered, which may be before hold.
+func (s *session) unhold(h *held) {
 	s.mu.Lock()
 	h.answered = true
 	delete(s.mu.held, h)
 	s.mu.Unlock()
 }
 
-// letGo ends the waiting of all held pulls.
+// letGo ends the waiting of all held requests.
 func (s *session) letGo() {
 	s.mu.Lock()
 	cancels := make([]func(), 0, len(s.mu.held))

@@ -19,6 +19,7 @@ import (
 //
 //	call code=N [client=NAME] [oneway] [binary] [version=N]
 //	field=value            lines of the header; a value in quotes is unescaped as in Go
+//	extraInfo=@text        the receipt of the message that was popped with that body; with ' behind it, as the last change made it
 //	body="text"            the body, or
 //	batch=text,text        a body of several messages
 //	----
@@ -28,7 +29,7 @@ import (
 func TestTranscripts(t *testing.T) {
 	datadriven.Walk(t, "testdata/transcripts", func(t *testing.T, path string) {
 		r := newRig(t, commitlog.ModeOS, Options{}, nil)
-		clients := map[string]*wire.Client{}
+		clients, receipts := map[string]*wire.Client{}, receipts{}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			if d.Cmd != "call" {
 				d.Fatalf(t, "unknown command %s", d.Cmd)
@@ -39,13 +40,18 @@ func TestTranscripts(t *testing.T) {
 				clients[name] = r.dial(wire.ClientOptions{Serve: func(_ *wire.Conn, cmd *wire.Command) { cmd.Release() }})
 			}
 			req := readRequest(t, d)
+			receipts.use(req)
 			if d.HasArg("oneway") {
 				if err := clients[name].OneWay(req); err != nil {
 					d.Fatalf(t, "%v", err)
 				}
 				return "no answer"
 			}
-			return describe(invoke(t, clients[name], req))
+			resp := invoke(t, clients[name], req)
+			if err := receipts.keep(req, resp); err != nil {
+				d.Fatalf(t, "%v", err)
+			}
+			return describe(resp)
 		})
 	})
 }
@@ -113,7 +119,7 @@ func describe(resp *wire.Command) string {
 				}
 				return nil
 			})
-		case "indexLastUpdateTimestamp", "indexLastUpdatePhyoffset", "timestamp":
+		case "indexLastUpdateTimestamp", "indexLastUpdatePhyoffset", "timestamp", "popTime", "reviveQid":
 			if n, err := strconv.ParseInt(f.Value, 10, 64); err == nil && n > 0 {
 				f.Value = "some"
 			}

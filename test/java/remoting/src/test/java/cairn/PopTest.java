@@ -1,0 +1,259 @@
+package cairn;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.Queue;
+import java.util.Set;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.ConcurrentLinkedQueue;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicInteger;
+import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
+import org.apache.rocketmq.client.consumer.MessageSelector;
+import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
+import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
+import org.apache.rocketmq.client.exception.MQClientException;
+import org.apache.rocketmq.client.impl.MQClientAPIImpl;
+import org.apache.rocketmq.client.producer.DefaultMQProducer;
+import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
+import org.apache.rocketmq.common.message.Message;
+import org.apache.rocketmq.common.message.MessageConst;
+import org.apache.rocketmq.common.message.MessageExt;
+import org.apache.rocketmq.common.message.MessageRequestMode;
+import org.apache.rocketmq.remoting.protocol.subscription.SubscriptionGroupConfig;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Test;
+
+/** Push consumers that pop because their group was told to (mqadmin setConsumeMode), without a change of their code: since 5.0. */
+class PopTest {
+    static final String ADDRESS = System.getProperty("cairn.remoting");
+    static DefaultMQProducer producer;
+
+    @BeforeAll
+    static void start() throws Exception {
+        RemotingTest.start();
+        producer = RemotingTest.producer;
+    }
+
+    @AfterAll
+    static void stop() {
+        RemotingTest.stop();
+    }
+
+    static MQClientAPIImpl api() {
+        return producer.getDefaultMQProducerImpl().getMqClientFactory().getMQClientAPIImpl();
+    }
+
+    static String group(String name) throws Exception {
+        SubscriptionGroupConfig config = new SubscriptionGroupConfig();
+        config.setGroupName(name + "-" + RemotingTest.RUN);
+        api().createSubscriptionGroup(ADDRESS, config, 5000);
+        return config.getGroupName();
+    }
+
+    static void mode(String topic, String group, MessageRequestMode mode, int share) throws Exception {
+        api().setMessageRequestMode(ADDRESS, topic, group, mode, share, 5000);
+    }
+
+    static DefaultMQPushConsumer consumer(String group, String instance) throws MQClientException {
+        DefaultMQPushConsumer c = new DefaultMQPushConsumer(group);
+        c.setNamesrvAddr(RemotingTest.NAMESRV);
+        c.setInstanceName(instance + RemotingTest.RUN);
+        c.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
+        c.setClientRebalance(false);
+        return c;
+    }
+
+    static boolean popped(MessageExt m) {
+        return m.getProperty(MessageConst.PROPERTY_POP_CK) != null;
+    }
+
+    static String body(MessageExt m) {
+        return new String(m.getBody(), StandardCharsets.UTF_8);
+    }
+
+    /** Both ways to share queues: all of them by everybody, and each by some. */
+    void aThousandMessagesComeOnce(String name, int share) throws Exception {
+        String topic = RemotingTest.topic(name);
+        String group = group(name + "-group");
+        mode(topic, group, MessageRequestMode.POP, share);
+        RemotingTest.Inbox box = new RemotingTest.Inbox();
+        AtomicInteger pulled = new AtomicInteger();
+        List<DefaultMQPushConsumer> consumers = List.of(consumer(group, name + "1"), consumer(group, name + "2"), consumer(group, name + "3"));
+        for (DefaultMQPushConsumer c : consumers) {
+            c.subscribe(topic, "*");
+            c.registerMessageListener((MessageListenerConcurrently) (ms, ctx) -> {
+                ms.stream().filter(m -> !popped(m)).forEach(m -> pulled.incrementAndGet());
+                box.put(ms);
+                return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+            });
+            c.start();
+        }
+        Map<String, String> sent = new ConcurrentHashMap<>();
+        for (int i = 0; i < 1000; i++) {
+            sent.put(producer.send(RemotingTest.message(topic, "t", "k" + i, "m" + i)).getMsgId(), "m" + i);
+        }
+        RemotingTest.eventually(60, "all consumed", () -> box.seen.size() >= sent.size());
+        TimeUnit.SECONDS.sleep(1); // for what would come twice
+        box.check(sent);
+        assertEquals(0, pulled.get());
+        consumers.forEach(DefaultMQPushConsumer::shutdown);
+    }
+
+    @Test
+    void aThousandMessagesComeOnceToConsumersOfAllQueues() throws Exception {
+        aThousandMessagesComeOnce("pop-all", -1);
+    }
+
+    @Test
+    void aThousandMessagesComeOnceToConsumersOfSomeQueues() throws Exception {
+        aThousandMessagesComeOnce("pop-some", 1);
+    }
+
+    @Test
+    void aFailedMessageComesAgain() throws Exception {
+        String topic = RemotingTest.topic("pop-retry");
+        String group = group("pop-retry-group");
+        mode(topic, group, MessageRequestMode.POP, -1);
+        Map<String, Queue<Integer>> times = new ConcurrentHashMap<>();
+        DefaultMQPushConsumer c = consumer(group, "pop-retry");
+        c.subscribe(topic, "*");
+        c.registerMessageListener((MessageListenerConcurrently) (ms, ctx) -> {
+            MessageExt m = ms.get(0);
+            assertEquals(topic, m.getTopic());
+            times.computeIfAbsent(body(m), k -> new ConcurrentLinkedQueue<>()).add(m.getReconsumeTimes());
+            return m.getReconsumeTimes() == 0 && body(m).equals("fails") ? ConsumeConcurrentlyStatus.RECONSUME_LATER
+                : ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        });
+        c.start();
+        long began = System.nanoTime();
+        producer.send(RemotingTest.message(topic, "", "", "fails"));
+        producer.send(RemotingTest.message(topic, "", "", "works"));
+        RemotingTest.eventually(40, "consumed again", () -> times.getOrDefault("fails", new ConcurrentLinkedQueue<>()).size() >= 2);
+        long took = System.nanoTime() - began;
+        assertEquals(List.of(0, 1), List.copyOf(times.get("fails")));
+        assertEquals(List.of(0), List.copyOf(times.get("works")));
+        assertTrue(took >= TimeUnit.MILLISECONDS.toNanos(9_900), "the client asks for 10 s: " + took); // its clock and ours
+        assertTrue(took < TimeUnit.SECONDS.toNanos(20), "nothing else holds it up: " + took);
+        c.shutdown();
+    }
+
+    @Test
+    void whatAStuckConsumerHoldsComesToAnother() throws Exception {
+        String topic = RemotingTest.topic("pop-stuck");
+        String group = group("pop-stuck-group");
+        mode(topic, group, MessageRequestMode.POP, -1);
+        CountDownLatch held = new CountDownLatch(1);
+        CountDownLatch free = new CountDownLatch(1);
+        DefaultMQPushConsumer stuck = consumer(group, "pop-stuck");
+        stuck.setPopInvisibleTime(5000);
+        stuck.subscribe(topic, "*");
+        stuck.registerMessageListener((MessageListenerConcurrently) (ms, ctx) -> {
+            held.countDown();
+            try {
+                free.await();
+            } catch (InterruptedException e) {
+                Thread.currentThread().interrupt();
+            }
+            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        });
+        stuck.setConsumeThreadMin(1);
+        stuck.setConsumeThreadMax(1);
+        stuck.start();
+        producer.send(RemotingTest.message(topic, "", "", "held"));
+        assertTrue(held.await(30, TimeUnit.SECONDS));
+        stuck.suspend();
+        Queue<Integer> times = new ConcurrentLinkedQueue<>();
+        DefaultMQPushConsumer other = consumer(group, "pop-other");
+        other.subscribe(topic, "*");
+        other.registerMessageListener((MessageListenerConcurrently) (ms, ctx) -> {
+            ms.forEach(m -> times.add(m.getReconsumeTimes()));
+            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        });
+        other.start();
+        RemotingTest.eventually(30, "come to the other", () -> !times.isEmpty());
+        assertEquals(1, times.size());
+        assertTrue(times.peek() >= 1, "the stuck one's last pop may have got it once more: " + times);
+        free.countDown();
+        stuck.shutdown();
+        other.shutdown();
+    }
+
+    @Test
+    void filtersHold() throws Exception {
+        String topic = RemotingTest.topic("pop-filter");
+        Map<String, Set<String>> got = new ConcurrentHashMap<>();
+        Map<String, MessageSelector> selectors = Map.of("tags", MessageSelector.byTag("a || c"), "sql", MessageSelector.bySql("n > 4 AND TAGS = 'a'"));
+        List<DefaultMQPushConsumer> consumers = new ArrayList<>();
+        for (Map.Entry<String, MessageSelector> e : selectors.entrySet()) {
+            String group = group("pop-" + e.getKey());
+            mode(topic, group, MessageRequestMode.POP, -1);
+            Set<String> mine = got.computeIfAbsent(e.getKey(), k -> ConcurrentHashMap.newKeySet());
+            DefaultMQPushConsumer c = consumer(group, "pop-" + e.getKey());
+            c.subscribe(topic, e.getValue());
+            c.registerMessageListener((MessageListenerConcurrently) (ms, ctx) -> {
+                ms.forEach(m -> mine.add(body(m)));
+                return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+            });
+            c.start();
+            consumers.add(c);
+        }
+        for (int i = 0; i < 9; i++) {
+            Message m = RemotingTest.message(topic, List.of("a", "b", "c").get(i % 3), "", "m" + i);
+            m.putUserProperty("n", Integer.toString(i));
+            producer.send(m);
+        }
+        Map<String, Set<String>> want = Map.of("tags", Set.of("m0", "m2", "m3", "m5", "m6", "m8"), "sql", Set.of("m6"));
+        RemotingTest.eventually(30, "what the filters want", () -> want.equals(got));
+        TimeUnit.SECONDS.sleep(1); // for what they do not want
+        assertEquals(want, got);
+        consumers.forEach(DefaultMQPushConsumer::shutdown);
+    }
+
+    @Test
+    void theModeChangesUnderTheConsumer() throws Exception {
+        String topic = RemotingTest.topic("pop-mode");
+        String group = group("pop-mode-group");
+        Map<String, Boolean> got = new ConcurrentHashMap<>();
+        DefaultMQPushConsumer c = consumer(group, "pop-mode");
+        c.subscribe(topic, "*");
+        c.registerMessageListener((MessageListenerConcurrently) (ms, ctx) -> {
+            ms.forEach(m -> got.put(body(m), popped(m)));
+            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        });
+        c.start();
+        AtomicInteger next = new AtomicInteger();
+        for (MessageRequestMode mode : List.of(MessageRequestMode.PULL, MessageRequestMode.POP, MessageRequestMode.PULL, MessageRequestMode.POP)) {
+            mode(topic, group, mode, -1);
+            RemotingTest.eventually(60, "consumed by " + mode, () -> {
+                String body = "m" + next.getAndIncrement();
+                try {
+                    producer.send(RemotingTest.message(topic, "", "", body));
+                    RemotingTest.eventually(40, body + " consumed", () -> got.containsKey(body));
+                } catch (Exception e) {
+                    throw new AssertionError(e);
+                }
+                return got.get(body) == (mode == MessageRequestMode.POP);
+            });
+        }
+        assertEquals(next.get(), got.size());
+        c.shutdown();
+    }
+
+    @Test
+    void modesAreForTopicsAndGroupsThatAreThere() throws Exception {
+        String topic = RemotingTest.topic("pop-none", 1);
+        String group = group("pop-none-group");
+        assertEquals(17, assertThrows(MQClientException.class, () -> mode("none-" + topic, group, MessageRequestMode.POP, -1)).getResponseCode());
+        assertEquals(26, assertThrows(MQClientException.class, () -> mode(topic, "none-" + group, MessageRequestMode.POP, -1)).getResponseCode());
+        assertEquals(16, assertThrows(MQClientException.class, () -> mode("%RETRY%" + group, group, MessageRequestMode.POP, -1)).getResponseCode());
+    }
+}
