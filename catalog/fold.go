@@ -144,6 +144,7 @@ func (c *Catalog) applyTopicDelete(b *kvindex.Batch, payload []byte) (record.Out
 	for _, g := range groups {
 		deletePrefix(b, kvindex.AppendCursorTopicPrefix(nil, g, topic))
 		deletePrefix(b, kvindex.AppendCheckpointTopicPrefix(nil, g, topic))
+		deletePrefix(b, kvindex.AppendOrderTopicPrefix(nil, g, topic))
 		b.Delete(kvindex.AppendCounterKey(nil, g, topic))
 	}
 	out := record.Outcome{Offset: int64(topic)}
@@ -203,6 +204,7 @@ func (c *Catalog) applyGroupDelete(b *kvindex.Batch, payload []byte) (record.Out
 		b.Delete(kvindex.AppendGroupIDKey(nil, group))
 		deletePrefix(b, kvindex.AppendCursorGroupPrefix(nil, group))
 		deletePrefix(b, kvindex.AppendCheckpointGroupPrefix(nil, group))
+		deletePrefix(b, kvindex.AppendOrderGroupPrefix(nil, group))
 		deletePrefix(b, kvindex.AppendCounterGroupPrefix(nil, group))
 	} else {
 		b.Set(kvindex.AppendGroupNameKey(nil, name), appendEntryRow(nil, group, row.created, stateRemnant, nil))

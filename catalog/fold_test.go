@@ -141,7 +141,7 @@ func rowsUnder(t failer, e kvindex.Reader, prefix []byte) (n int) {
 }
 
 // plant writes rows as the queue and pop folds have them: for each group and topic a queue, a run, a cursor, a
-// checkpoint and a counter.
+// checkpoint, a counter and a line.
 func plant(t failer, e kvindex.Engine, groups, topics []kvindex.ID) {
 	t.Helper()
 	w := e.NewWriter()
@@ -154,6 +154,7 @@ func plant(t failer, e kvindex.Engine, groups, topics []kvindex.ID) {
 			}
 			w.Set(kvindex.AppendCheckpointKey(nil, g, topic, 99, 0, 5), []byte("x"))
 			w.Set(kvindex.AppendCounterKey(nil, g, topic), []byte("x"))
+			w.Set(kvindex.AppendOrderLineKey(nil, g, topic, kvindex.OrderLine, 0, 1), []byte("x"))
 		}
 	}
 	if err := errors.Join(w.Commit(), w.Close()); err != nil {
@@ -161,7 +162,7 @@ func plant(t failer, e kvindex.Engine, groups, topics []kvindex.ID) {
 	}
 }
 
-var groupSpaces = []kvindex.Space{kvindex.SpaceCursor, kvindex.SpaceCheckpoint, kvindex.SpaceCounter}
+var groupSpaces = []kvindex.Space{kvindex.SpaceCursor, kvindex.SpaceCheckpoint, kvindex.SpaceCounter, kvindex.SpaceOrder}
 
 func TestDeletingATopicTakesItsRowsAndNobodyElses(t *testing.T) {
 	h := newHost(t)
@@ -181,6 +182,7 @@ func TestDeletingATopicTakesItsRowsAndNobodyElses(t *testing.T) {
 	for space, want := range map[kvindex.Space]int{
 		kvindex.SpaceQueue: 2, kvindex.SpaceConsumeQueue: 2, kvindex.SpaceCursor: 3 * (3*2 + 2 + 1),
 		kvindex.SpaceCheckpoint: 3*2 + 2 + 1, kvindex.SpaceCounter: 3*2 + 2 + 1,
+		kvindex.SpaceOrder:     3*2 + 2 + 1,
 		kvindex.SpaceTopicName: 2, kvindex.SpaceTopicID: 2,
 	} {
 		if n := rowsUnder(t, h.engine, []byte{byte(space)}); n != want {
@@ -203,7 +205,7 @@ func TestDeletingATopicTakesItsRowsAndNobodyElses(t *testing.T) {
 	}
 	for _, prefix := range [][]byte{
 		kvindex.AppendCursorTopicPrefix(nil, 9, 2), kvindex.AppendCheckpointTopicPrefix(nil, 9, 2),
-		kvindex.AppendCounterKey(nil, 9, 2),
+		kvindex.AppendCounterKey(nil, 9, 2), kvindex.AppendOrderTopicPrefix(nil, 9, 2),
 	} {
 		if n := rowsUnder(t, h.engine, prefix); n != 0 {
 			t.Errorf("%d late rows left under %x", n, prefix)

@@ -84,11 +84,17 @@ func TestDescribe(t *testing.T) {
 		"cursor group=8 topic=7 queue=3":                                                AppendCursorKey(nil, 8, 7, 3),
 		"checkpoint group=8 topic=7 visible=2026-11-21T10:00:00.123Z queue=3 offset=12": AppendCheckpointKey(nil, 8, 7, ms, 3, 12),
 		"counter group=8 topic=7":                                                       AppendCounterKey(nil, 8, 7),
-		"queue malformed key 0x0000":                                                    {byte(SpaceQueue), 0, 0},
-		"topic-id malformed key 0x000000000000000700":                                   append(AppendTopicIDKey(nil, 7), 0),
-		"kv-config malformed key 0xffff61":                                              {byte(SpaceKVConfig), 0xff, 0xff, 'a'},
-		"space-ee 0x01":                                                                 {0xee, 1},
-		"none empty key":                                                                {},
+		"order group=8 topic=7 kind=line queue=3 line=00000000000000ff":                 AppendOrderLineKey(nil, 8, 7, OrderLine, 3, 255),
+		"order group=8 topic=7 kind=parked queue=3 line=00000000000000ff offset=12":     AppendOrderParkedKey(nil, 8, 7, 3, 255, 12),
+		"order group=8 topic=7 kind=ready since=9 queue=3 line=00000000000000ff":        AppendOrderPlaceKey(nil, 8, 7, OrderReady, 9, 3, 255),
+		"order group=8 topic=7 kind=turn visible=2026-11-21T10:00:00.123Z queue=3 line=00000000000000ff": AppendOrderPlaceKey(
+			nil, 8, 7, OrderTurn, ms, 3, 255),
+		"order malformed key 0x0000000000000008000000000000000700": append(AppendOrderTopicPrefix(nil, 8, 7), 0),
+		"queue malformed key 0x0000":                               {byte(SpaceQueue), 0, 0},
+		"topic-id malformed key 0x000000000000000700":              append(AppendTopicIDKey(nil, 7), 0),
+		"kv-config malformed key 0xffff61":                         {byte(SpaceKVConfig), 0xff, 0xff, 'a'},
+		"space-ee 0x01":                                            {0xee, 1},
+		"none empty key":                                           {},
 	} {
 		space, text, _ := Describe(key, nil)
 		if got := space + " " + text; got != want {

@@ -88,6 +88,19 @@ const (
 	//	│ 32 │ group 8  │ topic 8  │
 	//	└────┴──────────┴──────────┘
 	SpaceCounter Space = 0x32
+	// SpaceOrder: what a group that is served in order has in flight of a topic, what waits behind that, and whose turn it is. What
+	// is in order is a line: the messages of one message group in one queue, by a hash, or those of a queue that have none.
+	// Owner: pop. Since format 1.
+	//	┌────┬──────────┬──────────┬───┬──────────┬─────────┐
+	//	│ 33 │ group 8  │ topic 8  │ L │ queue 4  │ line 8  │ a line that something is in flight of, or waits in
+	//	├────┼──────────┼──────────┼───┼──────────┼─────────┼───────────┐
+	//	│ 33 │ group 8  │ topic 8  │ P │ queue 4  │ line 8  │ offset 8  │ a message that waits in its line
+	//	├────┼──────────┼──────────┼───┼──────────┴──────┬──┴───────┬───┴─────┐
+	//	│ 33 │ group 8  │ topic 8  │ R │ log batch 8     │ queue 4  │ line 8  │ the first that waits may go, since when
+	//	├────┼──────────┼──────────┼───┼─────────────────┼──────────┼─────────┤
+	//	│ 33 │ group 8  │ topic 8  │ T │ visible at ms 8 │ queue 4  │ line 8  │ the first in flight may go then
+	//	└────┴──────────┴──────────┴───┴─────────────────┴──────────┴─────────┘
+	SpaceOrder Space = 0x33
 	// SpaceTimer: a message that becomes visible later. The origin is the position where it first landed; its body may have
 	// been copied since. Owner: delay. Since format 1.
 	//	┌────┬───────────┬───────────┐
@@ -145,6 +158,17 @@ type IndexKind byte
 const (
 	IndexUniqueID IndexKind = 'U'
 	IndexKey      IndexKind = 'K'
+)
+
+// OrderKind tells the four kinds of rows in SpaceOrder.
+type OrderKind byte
+
+// Order kinds.
+const (
+	OrderLine   OrderKind = 'L'
+	OrderParked OrderKind = 'P'
+	OrderReady  OrderKind = 'R'
+	OrderTurn   OrderKind = 'T'
 )
 
 // The functions below append one key, or the prefix that a set of keys has in common, to dst and return it. The key that
@@ -272,6 +296,47 @@ func AppendCounterGroupPrefix(dst []byte, group ID) []byte {
 // AppendCounterKey makes the key of a group's counters on a topic.
 func AppendCounterKey(dst []byte, group, topic ID) []byte {
 	return be64(AppendCounterGroupPrefix(dst, group), uint64(topic))
+}
+
+// AppendOrderGroupPrefix covers the order of a group on all topics.
+func AppendOrderGroupPrefix(dst []byte, group ID) []byte {
+	return be64(append(dst, byte(SpaceOrder)), uint64(group))
+}
+
+// AppendOrderTopicPrefix covers the order of a group on a topic.
+func AppendOrderTopicPrefix(dst []byte, group, topic ID) []byte {
+	return be64(AppendOrderGroupPrefix(dst, group), uint64(topic))
+}
+
+// AppendOrderKindPrefix covers the rows of one kind of a group on a topic.
+func AppendOrderKindPrefix(dst []byte, group, topic ID, kind OrderKind) []byte {
+	return append(AppendOrderTopicPrefix(dst, group, topic), byte(kind))
+}
+
+// AppendOrderQueuePrefix covers the rows of one queue, of the kinds OrderLine and OrderParked.
+func AppendOrderQueuePrefix(dst []byte, group, topic ID, kind OrderKind, queue int32) []byte {
+	return be32(AppendOrderKindPrefix(dst, group, topic, kind), uint32(queue))
+}
+
+// AppendOrderLineKey makes the key of a line; with OrderParked it is the prefix of what waits in the line.
+func AppendOrderLineKey(dst []byte, group, topic ID, kind OrderKind, queue int32, line uint64) []byte {
+	return be64(AppendOrderQueuePrefix(dst, group, topic, kind, queue), line)
+}
+
+// AppendOrderParkedKey makes the key of a message that waits in its line.
+func AppendOrderParkedKey(dst []byte, group, topic ID, queue int32, line uint64, offset int64) []byte {
+	return be64(AppendOrderLineKey(dst, group, topic, OrderParked, queue, line), uint64(offset))
+}
+
+// AppendOrderSinceKey is the smallest key of what has its turn at or after since: for OrderReady a log batch's index, for
+// OrderTurn a time in ms.
+func AppendOrderSinceKey(dst []byte, group, topic ID, kind OrderKind, since int64) []byte {
+	return be64(AppendOrderKindPrefix(dst, group, topic, kind), uint64(since))
+}
+
+// AppendOrderPlaceKey makes the key of a line's place among those of the kinds OrderReady and OrderTurn.
+func AppendOrderPlaceKey(dst []byte, group, topic ID, kind OrderKind, since int64, queue int32, line uint64) []byte {
+	return be64(be32(AppendOrderSinceKey(dst, group, topic, kind, since), uint32(queue)), line)
 }
 
 // AppendTimerKey makes the key of a timer; the due time is in ms. With origin 0 it is the smallest key of those due then.

@@ -44,6 +44,7 @@ var spaceInfos = []spaceInfo{
 		p.offset("offset")
 	}},
 	{SpaceCounter, "counter", func(p *keyPrinter) { p.id("group"); p.id("topic") }},
+	{SpaceOrder, "order", func(p *keyPrinter) { p.id("group"); p.id("topic"); p.order() }},
 	{SpaceTimer, "timer", func(p *keyPrinter) { p.time("due"); p.offset("origin") }},
 	{SpaceLongTimer, "long-timer", func(p *keyPrinter) { p.hour(); p.time("due"); p.offset("origin") }},
 	{SpaceTimerCounter, "timer-counter", func(p *keyPrinter) { p.id("topic") }},
@@ -149,6 +150,33 @@ func (p *keyPrinter) kind() {
 	default:
 		p.put("kind", fmt.Sprintf("%02x", byte(k)))
 	}
+}
+
+func (p *keyPrinter) order() {
+	switch k := OrderKind(p.take(1)[0]); k {
+	case OrderLine:
+		p.put("kind", "line")
+		p.line()
+	case OrderParked:
+		p.put("kind", "parked")
+		p.line()
+		p.offset("offset")
+	case OrderReady:
+		p.put("kind", "ready")
+		p.offset("since")
+		p.line()
+	case OrderTurn:
+		p.put("kind", "turn")
+		p.time("visible")
+		p.line()
+	default:
+		p.bad = true
+	}
+}
+
+func (p *keyPrinter) line() {
+	p.queue()
+	p.put("line", fmt.Sprintf("%016x", p.uint64()))
 }
 
 func (p *keyPrinter) short(name string) {
