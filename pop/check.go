@@ -8,20 +8,24 @@ import (
 )
 
 // Check looks through all rows of r and says what of this package's rules does not hold: a counter that is not the number of
-// its rows, a message with two checkpoints, a checkpoint that is not below its group's cursor. nil when all is well.
+// its rows, a message with two checkpoints, a checkpoint that is not below its group's cursor, a line that is not what its messages
+// are. nil when all is well.
 func Check(r kvindex.Reader) error {
-	counted := map[place]int64{}
-	if err := checkCheckpoints(r, counted); err != nil {
+	counted, lined := map[place]Counters{}, map[place]int64{}
+	if err := checkCheckpoints(r, counted, lined); err != nil {
+		return fmt.Errorf("pop: check: %w", err)
+	}
+	if err := checkOrder(r, counted, lined); err != nil {
 		return fmt.Errorf("pop: check: %w", err)
 	}
 	err := kvindex.EachRow(r, spaceStart(kvindex.SpaceCounter), spaceEnd(kvindex.SpaceCounter), func(key, val []byte) (bool, error) {
 		at := placeOfKey(key)
-		n, err := decodeCounter(val)
+		c, err := decodeCounters(val)
 		if err != nil {
 			return false, err
 		}
-		if n != counted[at] {
-			return false, fmt.Errorf("group id %d on topic id %d: the counter says %d, there are %d", at.group, at.topic, n,
+		if c != counted[at] {
+			return false, fmt.Errorf("group id %d on topic id %d: the counters say %+v, there are %+v", at.group, at.topic, c,
 				counted[at])
 		}
 		delete(counted, at)
@@ -30,14 +34,14 @@ func Check(r kvindex.Reader) error {
 	if err != nil {
 		return fmt.Errorf("pop: check: %w", err)
 	}
-	for at, n := range counted {
-		return fmt.Errorf("pop: check: group id %d on topic id %d: %d in flight and no counter", at.group, at.topic, n)
+	for at, c := range counted {
+		return fmt.Errorf("pop: check: group id %d on topic id %d: %+v and no counter", at.group, at.topic, c)
 	}
 	return nil
 }
 
-// checkCheckpoints counts the checkpoints of each place.
-func checkCheckpoints(r kvindex.Reader, counted map[place]int64) error {
+// checkCheckpoints counts the checkpoints of each place, and those that are in a line.
+func checkCheckpoints(r kvindex.Reader, counted map[place]Counters, lined map[place]int64) error {
 	type message struct {
 		queue  int32
 		offset int64
@@ -52,9 +56,15 @@ func checkCheckpoints(r kvindex.Reader, counted map[place]int64) error {
 			clear(seen)
 			clear(next)
 		}
-		counted[at]++
-		if _, err := decodeCheckpoint(val); err != nil {
+		sum := counted[at]
+		sum.InFlight++
+		counted[at] = sum
+		c, err := decodeCheckpoint(val)
+		if err != nil {
 			return false, err
+		}
+		if c.Line != 0 {
+			lined[at]++
 		}
 		m := message{ref.Queue, ref.Offset}
 		if _, twice := seen[m]; twice {

@@ -18,6 +18,8 @@ type fold struct {
 	// moved are the cursors that were written since the last Publish.
 	moved []movedCursor
 
+	order orderFold
+
 	pop     Pop
 	ack     Ack
 	extend  Extend
@@ -42,8 +44,17 @@ func (f *fold) applyPop(b *kvindex.Batch, payload []byte) (record.Outcome, error
 		return record.Outcome{}, err
 	}
 	at := place{p.Group, p.Topic}
+	f.order.mine = f.order.mine[:0]
 	var done Mask
 	changed, added := false, int64(0)
+	for _, ref := range p.Dropped { // first, since they may be before others of their line
+		if _, ok, err := f.remove(b, at, ref); err != nil {
+			return record.Outcome{}, err
+		} else if ok {
+			changed = true
+			added--
+		}
+	}
 	for i, ref := range p.Again {
 		ok, err := f.handOutAgain(b, at, ref, p)
 		if err != nil {
@@ -54,33 +65,53 @@ func (f *fold) applyPop(b *kvindex.Batch, payload []byte) (record.Outcome, error
 			changed = true
 		}
 	}
-	for _, ref := range p.Dropped {
-		if _, ok, err := f.remove(b, at, ref); err != nil {
-			return record.Outcome{}, err
-		} else if ok {
-			changed = true
-			added--
-		}
+	waited, ok, err := f.applyWaiting(b, at, p)
+	if err != nil {
+		return record.Outcome{}, err
 	}
-	item, entries := len(p.Again), p.Entries
-	for _, r := range p.Ranges {
-		ok, err := f.movePast(b, at, r)
-		if err != nil {
-			return record.Outcome{}, err
-		}
-		if ok {
-			changed = true
-			added += int64(r.Count)
-			f.handOut(b, at, r.Queue, entries[:r.Count], p)
-			done |= (1<<r.Count - 1) << item
-		}
-		item += r.Count
-		entries = entries[r.Count:]
+	done |= waited << len(p.Again)
+	added += int64(waited.Count())
+	changed = changed || ok
+	moved, first, err := f.applyRanges(b, at, p)
+	if err != nil {
+		return record.Outcome{}, err
 	}
+	done |= first << (len(p.Again) + len(p.Unparked))
+	added += int64(first.Count())
 	if err := f.count(b, at, added); err != nil {
 		return record.Outcome{}, err
 	}
-	return record.Outcome{Offset: int64(done), Refused: !changed}, nil
+	if err := f.countParked(b, at); err != nil {
+		return record.Outcome{}, err
+	}
+	return record.Outcome{Offset: int64(done), Refused: !changed && !moved}, nil
+}
+
+// applyRanges moves the cursors past the ranges of a pop, and hands out what it says of them; the mask is of the entries.
+func (f *fold) applyRanges(b *kvindex.Batch, at place, p *Pop) (moved bool, done Mask, err error) {
+	item, entries, parked := 0, p.Entries, p.Parked
+	for _, r := range p.Ranges {
+		ok, err := f.movePast(b, at, r)
+		if err != nil {
+			return false, 0, err
+		}
+		if ok {
+			moved = true
+			out := Mask(1<<r.Count - 1)
+			if p.Ordered {
+				out, err = f.handOutInOrder(b, at, r.Queue, entries[:r.Count], parked[:r.Parked], p)
+			} else {
+				f.handOut(b, at, r.Queue, entries[:r.Count], p)
+			}
+			if err != nil {
+				return false, 0, err
+			}
+			done |= out << item
+		}
+		item += r.Count
+		entries, parked = entries[r.Count:], parked[r.Parked:]
+	}
+	return moved, done, nil
 }
 
 // exists says whether group and topic are there.
@@ -97,10 +128,14 @@ func (f *fold) exists(b *kvindex.Batch, at place) (bool, error) {
 
 // handOutAgain moves an expired checkpoint to the pop's time, with one more attempt.
 func (f *fold) handOutAgain(b *kvindex.Batch, at place, ref Ref, p *Pop) (bool, error) {
-	row, ok, err := f.remove(b, at, ref)
+	row, ok, err := f.read(b, at, ref)
+	if err == nil && ok && row.Line != 0 {
+		ok, err = f.shift(b, at, Line{ref.Queue, row.Line}, ref.Offset, p.VisibleAt, p.Ordered)
+	}
 	if err != nil || !ok {
 		return false, err
 	}
+	b.SingleDelete(f.key)
 	row.Nonce, row.PoppedAt = p.Nonce, p.PoppedAt
 	if row.Attempts < math.MaxInt32 {
 		row.Attempts++
@@ -132,7 +167,7 @@ func (f *fold) movePast(b *kvindex.Batch, at place, r Range) (bool, error) {
 func (f *fold) handOut(b *kvindex.Batch, at place, queue int32, entries []Entry, p *Pop) {
 	for i := range entries {
 		e := &entries[i]
-		row := Checkpoint{Nonce: p.Nonce, Attempts: 1, Position: e.Position, Size: e.Size, PoppedAt: p.PoppedAt}
+		row := Checkpoint{Nonce: p.Nonce, Attempts: 1, Position: e.Position, Size: e.Size, PoppedAt: p.PoppedAt, FirstAt: p.PoppedAt}
 		f.write(b, at, Ref{VisibleAt: p.VisibleAt, Queue: queue, Offset: e.Offset}, &row)
 	}
 }
@@ -189,6 +224,11 @@ func (f *fold) move(b *kvindex.Batch, at place, m *Move) (bool, error) {
 		return true, nil // nothing moves
 	}
 	b.SingleDelete(f.key)
+	if row.Line != 0 {
+		if _, err := f.shift(b, at, Line{m.Queue, row.Line}, m.Offset, m.To, false); err != nil {
+			return false, err
+		}
+	}
 	ref := m.Ref
 	ref.VisibleAt = m.To
 	f.write(b, at, ref, &row)
@@ -206,7 +246,8 @@ func (f *fold) read(b *kvindex.Batch, at place, ref Ref) (Checkpoint, bool, erro
 	return row, err == nil && row.Nonce == ref.Nonce, err
 }
 
-// remove deletes the row of a checkpoint that still has the nonce of ref, and answers it. The caller counts.
+// remove deletes the row of a checkpoint that still has the nonce of ref, takes it out of its line and answers it. The caller
+// counts.
 //
 // Each row is written in one log batch, since its offset is below the cursor from then on and moving the cursor back deletes
 // it; therefore a single-delete is enough.
@@ -214,6 +255,9 @@ func (f *fold) remove(b *kvindex.Batch, at place, ref Ref) (Checkpoint, bool, er
 	row, ok, err := f.read(b, at, ref)
 	if ok {
 		b.SingleDelete(f.key)
+		if row.Line != 0 {
+			err = f.leave(b, at, Line{ref.Queue, row.Line}, ref.Offset)
+		}
 	}
 	return row, ok, err
 }
@@ -246,29 +290,37 @@ func (f *fold) setCursor(b *kvindex.Batch, at place, queueID int32, offset int64
 	f.moved = append(f.moved, movedCursor{queue{at, queueID}, c})
 }
 
-func (f *fold) inFlight(b *kvindex.Batch, at place) (int64, error) {
+func (f *fold) counters(b *kvindex.Batch, at place) (Counters, error) {
 	f.key = kvindex.AppendCounterKey(f.key[:0], at.group, at.topic)
 	val, ok, err := b.Get(f.key)
 	if err != nil || !ok {
-		return 0, err
+		return Counters{}, err
 	}
-	return decodeCounter(val)
+	return decodeCounters(val)
 }
 
 // count adds to the number of checkpoints in flight.
 func (f *fold) count(b *kvindex.Batch, at place, added int64) error {
-	if added == 0 {
+	return f.add(b, at, Counters{InFlight: added})
+}
+
+// add adds to the counters.
+func (f *fold) add(b *kvindex.Batch, at place, added Counters) error {
+	if added == (Counters{}) {
 		return nil
 	}
-	n, err := f.inFlight(b, at)
+	c, err := f.counters(b, at)
 	if err != nil {
 		return err
 	}
-	if n += added; n < 0 {
-		return fmt.Errorf("group id %d on topic id %d has %d in flight: %w", at.group, at.topic, n, errMalformed)
+	c.InFlight += added.InFlight
+	c.Parked += added.Parked
+	if c.InFlight < 0 || c.Parked < 0 {
+		return fmt.Errorf("group id %d on topic id %d has %d in flight and %d parked: %w", at.group, at.topic, c.InFlight, c.Parked,
+			errMalformed)
 	}
 	f.key = kvindex.AppendCounterKey(f.key[:0], at.group, at.topic)
-	f.val = appendCounter(f.val[:0], n)
+	f.val = appendCounters(f.val[:0], c)
 	b.Set(f.key, f.val)
 	return nil
 }

@@ -240,7 +240,7 @@ func TestForeignAndBrokenRecordsAreErrors(t *testing.T) {
 func TestCheckFindsWhatIsWrong(t *testing.T) {
 	for name, spoil := range map[string]func(w kvindex.Writer, group, topic kvindex.ID){
 		"counter": func(w kvindex.Writer, group, topic kvindex.ID) {
-			w.Set(kvindex.AppendCounterKey(nil, group, topic), appendCounter(nil, 3))
+			w.Set(kvindex.AppendCounterKey(nil, group, topic), appendCounters(nil, Counters{InFlight: 3}))
 		},
 		"no counter": func(w kvindex.Writer, group, topic kvindex.ID) {
 			w.Delete(kvindex.AppendCounterKey(nil, group, topic))

@@ -65,12 +65,16 @@ func (f *fold) moveCursors(b *kvindex.Batch, at place, commits []Commit, reset b
 	if froms == nil {
 		return moved, nil
 	}
+	if err := f.forgetOrder(b, at, froms); err != nil {
+		return 0, err
+	}
 	return moved, f.forget(b, at, froms)
 }
 
 // forget deletes the checkpoints of each queue in froms whose offset is at least the one given there.
 func (f *fold) forget(b *kvindex.Batch, at place, froms map[int32]int64) error {
-	total, err := f.inFlight(b, at)
+	c, err := f.counters(b, at)
+	total := c.InFlight
 	if err != nil || total == 0 {
 		return err
 	}

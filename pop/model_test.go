@@ -18,6 +18,7 @@ type model struct {
 	topics, groups map[kvindex.ID]bool // that are there
 	cursors        map[modelQueue]int64
 	inFlight       map[modelMessage]modelCheckpoint
+	order          orderModel
 }
 
 type modelQueue struct {
@@ -34,11 +35,12 @@ type modelCheckpoint struct {
 	visible  int64
 	nonce    uint64
 	attempts int32
+	line     uint64
 }
 
 func newModel() *model {
 	return &model{topics: map[kvindex.ID]bool{}, groups: map[kvindex.ID]bool{}, cursors: map[modelQueue]int64{},
-		inFlight: map[modelMessage]modelCheckpoint{}}
+		inFlight: map[modelMessage]modelCheckpoint{}, order: newOrderModel()}
 }
 
 func (m *model) there(at place) bool { return m.topics[at.topic] && m.groups[at.group] }
@@ -55,30 +57,48 @@ func (m *model) pop(p *Pop) (done Mask) {
 	if !m.there(at) {
 		return 0
 	}
+	for _, ref := range p.Dropped {
+		if msg, _, ok := m.holds(at, ref); ok {
+			m.settled(msg)
+		}
+	}
+	o := &orderedPop{m, p, map[modelLine][]int64{}}
+	for i := range p.Discarded {
+		o.head(at, &p.Discarded[i], true)
+	}
 	for i, ref := range p.Again {
-		if msg, c, ok := m.holds(at, ref); ok {
-			m.inFlight[msg] = modelCheckpoint{p.VisibleAt, p.Nonce, c.attempts + 1}
+		if p.Ordered {
+			if o.again(at, ref) {
+				done |= 1 << i
+			}
+		} else if msg, c, ok := m.holds(at, ref); ok {
+			m.inFlight[msg] = modelCheckpoint{p.VisibleAt, p.Nonce, c.attempts + 1, c.line}
 			done |= 1 << i
 		}
 	}
-	for _, ref := range p.Dropped {
-		if msg, _, ok := m.holds(at, ref); ok {
-			delete(m.inFlight, msg)
+	item := len(p.Again)
+	for i := range p.Unparked {
+		if o.head(at, &p.Unparked[i], false) {
+			done |= 1 << (item + i)
 		}
 	}
-	item := len(p.Again)
-	entries := p.Entries
+	item += len(p.Unparked)
+	entries, parked := p.Entries, p.Parked
 	for _, r := range p.Ranges {
 		q := modelQueue{at, r.Queue}
 		if next, ok := m.cursors[q]; !ok || next == r.Start {
 			m.cursors[q] = r.End
-			for i, e := range entries[:r.Count] {
-				m.inFlight[modelMessage{q, e.Offset}] = modelCheckpoint{p.VisibleAt, p.Nonce, 1}
-				done |= 1 << (item + i)
+			if p.Ordered {
+				done |= o.orderedRange(q, entries[:r.Count], parked[:r.Parked]) << item
+			} else {
+				for i, e := range entries[:r.Count] {
+					m.inFlight[modelMessage{q, e.Offset}] = modelCheckpoint{p.VisibleAt, p.Nonce, 1, 0}
+					done |= 1 << (item + i)
+				}
 			}
 		}
 		item += r.Count
-		entries = entries[r.Count:]
+		entries, parked = entries[r.Count:], parked[r.Parked:]
 	}
 	return done
 }
@@ -86,7 +106,7 @@ func (m *model) pop(p *Pop) (done Mask) {
 func (m *model) ack(at place, refs []Ref) (done Mask) {
 	for i, ref := range refs {
 		if msg, _, ok := m.holds(at, ref); ok {
-			delete(m.inFlight, msg)
+			m.settled(msg)
 			done |= 1 << i
 		}
 	}
@@ -113,11 +133,15 @@ func (m *model) move(commits []Commit, reset bool) (moved int64) {
 		if !m.there(q.place) || c.Queue < 0 || c.Offset < 0 {
 			continue
 		}
+		old, was := m.cursors[q]
 		m.cursors[q] = c.Offset
 		moved++
-		maps.DeleteFunc(m.inFlight, func(msg modelMessage, _ modelCheckpoint) bool {
-			return msg.modelQueue == q && (reset || msg.offset >= c.Offset)
-		})
+		switch {
+		case reset:
+			m.forgetOrder(q, 0)
+		case was && c.Offset < old:
+			m.forgetOrder(q, c.Offset)
+		}
 	}
 	return moved
 }
@@ -125,6 +149,8 @@ func (m *model) move(commits []Commit, reset bool) (moved int64) {
 func (m *model) drop(gone func(place) bool) {
 	maps.DeleteFunc(m.cursors, func(q modelQueue, _ int64) bool { return gone(q.place) })
 	maps.DeleteFunc(m.inFlight, func(msg modelMessage, _ modelCheckpoint) bool { return gone(msg.place) })
+	maps.DeleteFunc(m.order.parked, func(msg modelMessage, _ uint64) bool { return gone(msg.place) })
+	maps.DeleteFunc(m.order.ready, func(l modelLine, _ int64) bool { return gone(l.place) })
 }
 
 // run is one random run: records are gathered for a batch from what the view says at that time, so that some of them name
@@ -142,6 +168,9 @@ type handedOut struct {
 	place
 	Ref
 }
+
+// begin tells the model which batch the next record will be part of.
+func (r *run) begin() { r.order.batch = int64(len(r.log) + 1) }
 
 func (r *run) propose(rec record.Record, done int64) {
 	r.pending = append(r.pending, rec)
@@ -180,6 +209,35 @@ func (r *run) proposePop(t *rapid.T) {
 	at := r.place(t)
 	p := &Pop{Group: at.group, Topic: at.topic, PoppedAt: r.now, Nonce: rapid.Uint64Range(1, 1<<20).Draw(t, "nonce")}
 	p.VisibleAt = r.now + rapid.Int64Range(0, 40).Draw(t, "invisible")
+	// One of the groups is mostly served in order, the other one mostly not.
+	seldom := rapid.IntRange(0, 7).Draw(t, "seldom") == 0
+	if ordered := at.group%2 == 0; ordered != seldom {
+		r.orderedChoice(t, at, p)
+	} else {
+		r.plainChoice(t, at, p)
+	}
+	r.begin()
+	done := r.pop(p)
+	r.propose(p.Record(), int64(done))
+	refs := slices.Clone(p.Again)
+	for _, h := range p.Unparked {
+		refs = append(refs, Ref{Queue: h.Queue, Offset: h.Offset})
+	}
+	for entries, ranges := p.Entries, p.Ranges; len(ranges) > 0; ranges = ranges[1:] {
+		for _, e := range entries[:ranges[0].Count] {
+			refs = append(refs, Ref{Queue: ranges[0].Queue, Offset: e.Offset})
+		}
+		entries = entries[ranges[0].Count:]
+	}
+	for i, ref := range refs {
+		if done.Has(i) {
+			ref.VisibleAt, ref.Nonce = p.VisibleAt, p.Nonce
+			r.handed = append(r.handed, handedOut{at, ref})
+		}
+	}
+}
+
+func (r *run) plainChoice(t *rapid.T, at place, p *Pop) {
 	for i, e := range r.expired(at.group, at.topic, r.now) {
 		switch {
 		case i%7 == 6:
@@ -193,27 +251,12 @@ func (r *run) proposePop(t *rapid.T) {
 		rg := Range{Queue: q, Start: start, End: start}
 		for range rapid.IntRange(0, 4).Draw(t, "n") {
 			if rapid.IntRange(0, 3).Draw(t, "matches") > 0 {
-				p.Entries = append(p.Entries, Entry{rg.End, record.Position(100 * rg.End), 10})
+				p.Entries = append(p.Entries, Entry{Offset: rg.End, Position: record.Position(100 * rg.End), Size: 10})
 				rg.Count++
 			}
 			rg.End++
 		}
 		p.Ranges = append(p.Ranges, rg)
-	}
-	done := r.pop(p)
-	r.propose(p.Record(), int64(done))
-	refs := slices.Clone(p.Again)
-	for entries, ranges := p.Entries, p.Ranges; len(ranges) > 0; ranges = ranges[1:] {
-		for _, e := range entries[:ranges[0].Count] {
-			refs = append(refs, Ref{Queue: ranges[0].Queue, Offset: e.Offset})
-		}
-		entries = entries[ranges[0].Count:]
-	}
-	for i, ref := range refs {
-		if done.Has(i) {
-			ref.VisibleAt, ref.Nonce = p.VisibleAt, p.Nonce
-			r.handed = append(r.handed, handedOut{at, ref})
-		}
 	}
 }
 
@@ -286,6 +329,7 @@ func (r *run) comparePlace(t *rapid.T, at place) int {
 	if n := int64(len(r.expired(at.group, at.topic, r.now))); n != expired {
 		t.Fatalf("%+v: %d may be taken, want %d", at, n, expired)
 	}
+	r.compareOrder(t, at)
 	visible, ok, err := r.state.NextVisible(at.group, at.topic, r.now)
 	later := slices.IndexFunc(all, func(e Expired) bool { return e.VisibleAt > r.now })
 	if err != nil || ok != (later >= 0) || ok && visible != all[later].VisibleAt {
@@ -308,9 +352,16 @@ func TestRandomRunsAgreeWithTheModel(t *testing.T) {
 		}
 		ifHanded := func(f func(*rapid.T)) func(*rapid.T) {
 			return func(t *rapid.T) {
+				r.begin()
 				if len(r.handed) == 0 {
 					t.Skip()
 				}
+				f(t)
+			}
+		}
+		began := func(f func(*rapid.T)) func(*rapid.T) {
+			return func(t *rapid.T) {
+				r.begin()
 				f(t)
 			}
 		}
@@ -334,8 +385,8 @@ func TestRandomRunsAgreeWithTheModel(t *testing.T) {
 				}
 				r.propose(moveOf(at.group, at.topic, moves...), int64(r.extend(at, moves)))
 			}),
-			"commit": func(t *rapid.T) { c := r.commits(t); r.propose(CommitRecord(c), r.move(c, false)) },
-			"reset":  func(t *rapid.T) { c := r.commits(t); r.propose(ResetRecord(c), r.move(c, true)) },
+			"commit": began(func(t *rapid.T) { c := r.commits(t); r.propose(CommitRecord(c), r.move(c, false)) }),
+			"reset":  began(func(t *rapid.T) { c := r.commits(t); r.propose(ResetRecord(c), r.move(c, true)) }),
 			"delete": func(t *rapid.T) {
 				r.applyPending(t) // the record lists the groups of now
 				r.deleteOne(t)

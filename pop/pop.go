@@ -5,7 +5,8 @@
 // is simply the next thing that a pop takes: nothing has to revive it.
 //
 // Order of reading: this file, rows.go and records.go (the bytes), fold.go and forget.go (how records become rows),
-// choose.go and floors.go (what a pop may take now), handle.go (receipt handles), check.go (what must hold).
+// choose.go and floors.go (what a pop may take now), handle.go (receipt handles), check.go (what must hold); order.go and its
+// neighbours (groups that are served in order).
 //
 // Rules of the package:
 //   - A message that a group has in flight has exactly one checkpoint, and its offset is below the group's cursor. Moving
@@ -34,6 +35,7 @@ type State struct {
 	engine  kvindex.Reader
 	cursors *viewcache.Cache[queue, Cursor]
 	floors  *floors
+	lines   lines
 	fold    fold
 }
 
@@ -53,7 +55,8 @@ type place struct{ group, topic kvindex.ID }
 func New(e kvindex.Engine) *State {
 	return &State{
 		engine: e, cursors: viewcache.New[queue, Cursor](cachedCursors), floors: newFloors(),
-		fold: fold{lows: map[place]int64{}},
+		lines: newLines(),
+		fold:  fold{lows: map[place]int64{}, order: orderFold{lowTurns: map[place]int64{}, lowReady: map[place]int64{}}},
 	}
 }
 
@@ -93,6 +96,7 @@ func (s *State) Apply(b *kvindex.Batch, at record.Position, r record.Record) (re
 // Finish ends the batch: each Apply has left its rows complete.
 func (s *State) Finish(*kvindex.Batch) error {
 	s.fold.fresh = s.fold.fresh[:0]
+	s.fold.order.freshLines, s.fold.order.freshParked = s.fold.order.freshLines[:0], s.fold.order.freshParked[:0]
 	return nil
 }
 
@@ -100,6 +104,7 @@ func (s *State) Finish(*kvindex.Batch) error {
 // commit and before it answers whoever proposed the records.
 func (s *State) Publish() {
 	s.floors.lower(s.fold.lows)
+	s.lines.publish(&s.fold)
 	clear(s.fold.lows)
 	if len(s.fold.moved) == 0 {
 		return
@@ -168,18 +173,24 @@ func (s *State) EachCursor(group, topic kvindex.ID, f func(topic kvindex.ID, que
 	return nil
 }
 
-// InFlight is the number of checkpoints of a group on a topic, those that are visible again included.
-func (s *State) InFlight(group, topic kvindex.ID) (int64, error) {
+// Counters reads the counters of a group on a topic.
+func (s *State) Counters(group, topic kvindex.ID) (Counters, error) {
 	sc := scratches.Get().(*scratch)
 	defer scratches.Put(sc)
 	sc.lower = kvindex.AppendCounterKey(sc.lower[:0], group, topic)
 	val, ok, err := s.engine.Get(sc.lower, sc.val)
 	if err != nil {
-		return 0, fmt.Errorf("pop: read counter of group id %d on topic id %d: %w", group, topic, err)
+		return Counters{}, fmt.Errorf("pop: read counters of group id %d on topic id %d: %w", group, topic, err)
 	}
 	if !ok {
-		return 0, nil
+		return Counters{}, nil
 	}
 	sc.val = val
-	return decodeCounter(val)
+	return decodeCounters(val)
+}
+
+// InFlight is the number of checkpoints of a group on a topic, those that are visible again included.
+func (s *State) InFlight(group, topic kvindex.ID) (int64, error) {
+	c, err := s.Counters(group, topic)
+	return c.InFlight, err
 }

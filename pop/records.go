@@ -13,6 +13,9 @@ import (
 // which are 8 bytes, big-endian.
 const recordForm = 1
 
+// orderForm is that of a pop record of a group that is served in order.
+const orderForm = 2
+
 // MaxItems bounds what one pop, ack or extend record names, so that a Mask can say of each what became of it.
 const MaxItems = 63
 
@@ -34,7 +37,7 @@ func checkItems(n int) {
 	}
 }
 
-// Pop is what one receive handed out to a group on a topic. The items of its outcome's Mask are Again, then Entries.
+// Pop is what one receive handed out to a group on a topic. The items of its outcome's Mask are Again, then Unparked, then Entries.
 type Pop struct {
 	Group, Topic kvindex.ID
 	PoppedAt     int64 // ms
@@ -48,6 +51,16 @@ type Pop struct {
 	// handed out, in the order of Ranges. What is not among the entries is passed over for good.
 	Ranges  []Range
 	Entries []Entry
+
+	// Ordered: what is handed out is in order. Again are then the first of what is in flight of their lines; an entry whose line is
+	// not free when the record is applied is parked instead, and is not done. Only so there is what follows.
+	Ordered bool
+	// Unparked are messages that waited and are handed out; of each line the first ones, in order.
+	Unparked []Head
+	// Discarded are messages that waited and are passed over for good.
+	Discarded []Head
+	// Parked are those of Ranges that have to wait in their lines, in the order of Ranges. Offsets rise within a range.
+	Parked []Entry
 }
 
 // Range of offsets in a queue: it must begin where the group's cursor stands, or where the group has none yet.
@@ -55,35 +68,43 @@ type Range struct {
 	Queue      int32
 	Start, End int64
 	Count      int // of Entries in this range
+	Parked     int // of Pop.Parked in this range
 }
 
 // Entry is a message that is handed out for the first time. Offsets rise within a range.
 type Entry struct {
 	Offset   int64
 	Position record.Position
-	Size     int32 // of the log record, header included
+	Size     int32  // of the log record, header included
+	Line     uint64 // the ID of its line; 0 when the pop is not in order
 }
 
 // Reset empties p and keeps its memory.
 func (p *Pop) Reset() {
-	*p = Pop{Again: p.Again[:0], Dropped: p.Dropped[:0], Ranges: p.Ranges[:0], Entries: p.Entries[:0]}
+	*p = Pop{
+		Again: p.Again[:0], Dropped: p.Dropped[:0], Ranges: p.Ranges[:0], Entries: p.Entries[:0],
+		Unparked: p.Unparked[:0], Discarded: p.Discarded[:0], Parked: p.Parked[:0],
+	}
 }
 
 // Items is the number of messages that are handed out.
-func (p *Pop) Items() int { return len(p.Again) + len(p.Entries) }
+func (p *Pop) Items() int { return len(p.Again) + len(p.Unparked) + len(p.Entries) }
 
 // Empty says that the record would change nothing.
-func (p *Pop) Empty() bool { return len(p.Again) == 0 && len(p.Dropped) == 0 && len(p.Ranges) == 0 }
+func (p *Pop) Empty() bool {
+	return len(p.Again) == 0 && len(p.Dropped) == 0 && len(p.Ranges) == 0 && len(p.Unparked) == 0 && len(p.Discarded) == 0
+}
 
 // Record makes the record. At most MaxItems messages are handed out, and times are not negative and in order: anything else
 // is a broken invariant, and panics before it gets into the log.
 func (p *Pop) Record() record.Record {
-	size := 64 + 32*(len(p.Again)+len(p.Dropped)) + 24*len(p.Ranges) + 16*len(p.Entries)
+	size := 64 + 32*(len(p.Again)+len(p.Dropped)+len(p.Unparked)+len(p.Discarded)) + 24*len(p.Ranges) +
+		16*len(p.Entries) + 24*len(p.Parked)
 	return record.Record{Kind: record.KindPop, Payload: p.AppendTo(make([]byte, 0, size))}
 }
 
-// AppendTo appends the payload of the record. A ref is drawn at appendRef; gap is the distance of an entry's offset from
-// the offset after the entry before, or from the range's start.
+// AppendTo appends the payload of the record. A ref is drawn at appendRef, a head at appendHeads; gap is the distance of an entry's
+// offset from the offset after the entry before, or from the range's start.
 //
 //	┌─────────┬──────────┬──────────┬──────────────────┬─────────────────┬──────────┐
 //	│ form 1  │ group uv │ topic uv │ popped at ms uv  │ invisible ms uv │ nonce 8  │
@@ -92,34 +113,59 @@ func (p *Pop) Record() record.Record {
 //	├────────────┴┬───────────┬────┴──────┬───────┴───┬─────────────┴───────────────┤
 //	│ queue uv    │ start uv  │ length uv │ count uv  │ (gap, position, size uv) ×  │ × ranges
 //	└─────────────┴───────────┴───────────┴───────────┴─────────────────────────────┘
+//
+// Form 2 is of an ordered pop. Before the ranges it has heads, and the entries have lines and are followed by those that wait:
+//
+//	┌─────────────────┬────────────────┐
+//	│ unparked: heads │ discarded: heads │
+//	├─────────────────┴──┬─────────────┴───────────────┬───────────┬────────────────────────────────────┐
+//	│ queue … count uv   │ (gap, position, size uv, line 8) × │ parked uv │ (gap, position, size uv, line 8) × │ × ranges
+//	└────────────────────┴─────────────────────────────┴───────────┴────────────────────────────────────┘
 func (p *Pop) AppendTo(dst []byte) []byte {
 	checkItems(p.Items())
 	if p.PoppedAt < 0 || p.VisibleAt < p.PoppedAt {
 		panic(fmt.Sprintf("pop: a record popped at %d and visible at %d", p.PoppedAt, p.VisibleAt))
 	}
+	form := len(dst)
 	dst = appendHead(dst, p.Group, p.Topic)
 	dst = binary.AppendUvarint(dst, uint64(p.PoppedAt))
 	dst = binary.AppendUvarint(dst, uint64(p.VisibleAt-p.PoppedAt))
 	dst = binary.BigEndian.AppendUint64(dst, p.Nonce)
 	dst = appendRefs(dst, p.Again)
 	dst = appendRefs(dst, p.Dropped)
+	if p.Ordered {
+		dst[form] = orderForm
+		dst = appendHeads(dst, p.Unparked)
+		dst = appendHeads(dst, p.Discarded)
+	}
 	dst = binary.AppendUvarint(dst, uint64(len(p.Ranges)))
-	entries := p.Entries
+	entries, parked := p.Entries, p.Parked
 	for i := range p.Ranges {
 		r := &p.Ranges[i]
 		dst = binary.AppendUvarint(dst, uint64(r.Queue))
 		dst = binary.AppendUvarint(dst, uint64(r.Start))
 		dst = binary.AppendUvarint(dst, uint64(r.End-r.Start))
-		dst = binary.AppendUvarint(dst, uint64(r.Count))
-		next := r.Start
-		for j := range entries[:r.Count] {
-			e := &entries[j]
-			dst = binary.AppendUvarint(dst, uint64(e.Offset-next))
-			dst = binary.AppendUvarint(dst, uint64(e.Position))
-			dst = binary.AppendUvarint(dst, uint64(e.Size))
-			next = e.Offset + 1
-		}
+		dst = appendEntries(dst, r.Start, entries[:r.Count], p.Ordered)
 		entries = entries[r.Count:]
+		if p.Ordered {
+			dst = appendEntries(dst, r.Start, parked[:r.Parked], true)
+			parked = parked[r.Parked:]
+		}
+	}
+	return dst
+}
+
+func appendEntries(dst []byte, next int64, entries []Entry, ordered bool) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(entries)))
+	for i := range entries {
+		e := &entries[i]
+		dst = binary.AppendUvarint(dst, uint64(e.Offset-next))
+		dst = binary.AppendUvarint(dst, uint64(e.Position))
+		dst = binary.AppendUvarint(dst, uint64(e.Size))
+		if ordered {
+			dst = binary.BigEndian.AppendUint64(dst, e.Line)
+		}
+		next = e.Offset + 1
 	}
 	return dst
 }
@@ -127,27 +173,33 @@ func (p *Pop) AppendTo(dst []byte) []byte {
 func (p *Pop) decode(payload []byte) error {
 	p.Reset()
 	d := decode(payload)
-	p.Group, p.Topic = d.head()
+	if p.Ordered = len(payload) > 0 && payload[0] == orderForm; p.Ordered {
+		d.Byte()
+		p.Group, p.Topic = d.ids()
+	} else {
+		p.Group, p.Topic = d.head()
+	}
 	p.PoppedAt = d.Number()
 	p.VisibleAt = d.Number() + p.PoppedAt
 	p.Nonce = d.Fixed()
 	p.Again = d.refs(p.Again)
 	p.Dropped = d.refs(p.Dropped)
+	if p.Ordered {
+		p.Unparked = d.heads(p.Unparked)
+		p.Discarded = d.heads(p.Discarded)
+	}
 	for range d.Count(4) {
 		r := Range{Queue: d.Number32(), Start: d.Number()}
-		r.End = r.Start + d.Number()
-		r.Count = d.Count(3)
-		next := r.Start
-		for range r.Count {
-			e := Entry{Offset: next + d.Number(), Position: record.Position(d.Number()), Size: d.Number32()}
-			if e.Offset < next || e.Offset >= r.End {
-				d.Fail()
-			}
-			next = e.Offset + 1
-			p.Entries = append(p.Entries, e)
-		}
-		if r.End < r.Start {
+		if r.End = r.Start + d.Number(); r.End < r.Start {
 			d.Fail()
+		}
+		before := len(p.Entries)
+		p.Entries = d.entries(p.Entries, &r, p.Ordered)
+		r.Count = len(p.Entries) - before
+		if p.Ordered {
+			before = len(p.Parked)
+			p.Parked = d.entries(p.Parked, &r, true)
+			r.Parked = len(p.Parked) - before
 		}
 		p.Ranges = append(p.Ranges, r)
 	}
@@ -155,6 +207,27 @@ func (p *Pop) decode(payload []byte) error {
 		d.Fail()
 	}
 	return d.End()
+}
+
+// entries reads what appendEntries has written of a range.
+func (d *decoder) entries(dst []Entry, r *Range, ordered bool) []Entry {
+	least := 3
+	if ordered {
+		least += 8
+	}
+	next := r.Start
+	for range d.Count(least) {
+		e := Entry{Offset: next + d.Number(), Position: record.Position(d.Number()), Size: d.Number32()}
+		if ordered {
+			e.Line = d.Fixed()
+		}
+		if e.Offset < next || e.Offset >= r.End || ordered && e.Line == 0 {
+			d.Fail()
+		}
+		next = e.Offset + 1
+		dst = append(dst, e)
+	}
+	return dst
 }
 
 // Ack names checkpoints to be removed, at most MaxItems. They are the items of the outcome's Mask.
@@ -300,6 +373,10 @@ func (d *decoder) form() {
 
 func (d *decoder) head() (group, topic kvindex.ID) {
 	d.form()
+	return d.ids()
+}
+
+func (d *decoder) ids() (group, topic kvindex.ID) {
 	return kvindex.ID(d.Uvarint()), kvindex.ID(d.Uvarint())
 }
 
@@ -332,6 +409,36 @@ func appendRefs(dst []byte, refs []Ref) []byte {
 func (d *decoder) refs(dst []Ref) []Ref {
 	for range d.Count(leastRef) {
 		dst = append(dst, d.ref())
+	}
+	return dst
+}
+
+const leastHead = 11
+
+// appendHeads names messages that wait in their lines.
+//
+//	┌──────────┬──────────┬─────────┬──────────┬───────────┐
+//	│ heads uv │ queue uv │ line 8  │ since uv │ offset uv │ the last four × heads
+//	└──────────┴──────────┴─────────┴──────────┴───────────┘
+func appendHeads(dst []byte, heads []Head) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(heads)))
+	for i := range heads {
+		h := &heads[i]
+		dst = binary.AppendUvarint(dst, uint64(h.Queue))
+		dst = binary.BigEndian.AppendUint64(dst, h.ID)
+		dst = binary.AppendUvarint(dst, uint64(h.Since))
+		dst = binary.AppendUvarint(dst, uint64(h.Offset))
+	}
+	return dst
+}
+
+func (d *decoder) heads(dst []Head) []Head {
+	for range d.Count(leastHead) {
+		h := Head{Line: Line{Queue: d.Number32(), ID: d.Fixed()}, Since: d.Number(), Offset: d.Number()}
+		if h.ID == 0 {
+			d.Fail()
+		}
+		dst = append(dst, h)
 	}
 	return dst
 }

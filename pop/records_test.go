@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -21,21 +22,29 @@ var (
 		return Ref{VisibleAt: anyTime.Draw(t, "visible"), Queue: rapid.Int32Range(0, math.MaxInt32).Draw(t, "queue"),
 			Offset: anyOffset.Draw(t, "offset"), Nonce: rapid.Uint64().Draw(t, "nonce")}
 	})
+	anyLine = rapid.Uint64Range(1, math.MaxUint64)
+	anyHead = rapid.Custom(func(t *rapid.T) Head {
+		return Head{Line: Line{rapid.Int32Range(0, math.MaxInt32).Draw(t, "queue"), anyLine.Draw(t, "line")},
+			Since: anyTime.Draw(t, "since"), Offset: anyOffset.Draw(t, "offset")}
+	})
 	anyPop = rapid.Custom(func(t *rapid.T) *Pop {
 		p := &Pop{Group: anyID.Draw(t, "group"), Topic: anyID.Draw(t, "topic"), PoppedAt: anyTime.Draw(t, "popped"),
 			Nonce: rapid.Uint64().Draw(t, "nonce")}
 		p.VisibleAt = p.PoppedAt + rapid.Int64Range(0, 1<<40).Draw(t, "invisible")
 		p.Again = rapid.SliceOfN(anyRef, 0, 20).Draw(t, "again")
 		p.Dropped = rapid.SliceOfN(anyRef, 0, 80).Draw(t, "dropped")
+		if p.Ordered = rapid.Bool().Draw(t, "ordered"); p.Ordered {
+			p.Unparked = rapid.SliceOfN(anyHead, 0, 3).Draw(t, "unparked")
+			p.Discarded = rapid.SliceOfN(anyHead, 0, 20).Draw(t, "discarded")
+		}
 		for range rapid.IntRange(0, 4).Draw(t, "ranges") {
 			r := Range{Queue: rapid.Int32Range(0, math.MaxInt32).Draw(t, "queue"), Start: anyOffset.Draw(t, "start")}
 			r.Count = rapid.IntRange(0, 10).Draw(t, "count")
 			r.End = r.Start
-			for range r.Count {
-				r.End += rapid.Int64Range(0, 1<<30).Draw(t, "gap")
-				p.Entries = append(p.Entries, Entry{r.End, record.Position(anyTime.Draw(t, "position")),
-					rapid.Int32Range(0, math.MaxInt32).Draw(t, "size")})
-				r.End++
+			p.Entries = append(p.Entries, anyEntries(t, &r, r.Count, p.Ordered)...)
+			if p.Ordered {
+				r.Parked = rapid.IntRange(0, 10).Draw(t, "parked")
+				p.Parked = append(p.Parked, anyEntries(t, &r, r.Parked, true)...)
 			}
 			r.End += rapid.Int64Range(0, 5).Draw(t, "passed")
 			p.Ranges = append(p.Ranges, r)
@@ -43,6 +52,23 @@ var (
 		return p
 	})
 )
+
+// anyEntries are entries that lie in a range, which grows to hold them.
+func anyEntries(t *rapid.T, r *Range, n int, ordered bool) (out []Entry) {
+	next := r.Start
+	for range n {
+		next += rapid.Int64Range(0, 1<<30).Draw(t, "gap")
+		e := Entry{Offset: next, Position: record.Position(anyTime.Draw(t, "position")),
+			Size: rapid.Int32Range(0, math.MaxInt32).Draw(t, "size")}
+		if ordered {
+			e.Line = anyLine.Draw(t, "line")
+		}
+		out = append(out, e)
+		next++
+	}
+	r.End = max(r.End, next)
+	return out
+}
 
 func TestRecordsReadBackAsTheyWereWritten(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -77,8 +103,9 @@ func TestRecordsReadBackAsTheyWereWritten(t *testing.T) {
 }
 
 func sameBytes(a, b *Pop) bool {
-	return bytes.Equal(a.AppendTo(nil), b.AppendTo(nil)) && a.VisibleAt == b.VisibleAt && len(a.Ranges) == len(b.Ranges) &&
-		len(a.Entries) == len(b.Entries) && (len(a.Entries) == 0 || reflect.DeepEqual(a.Entries, b.Entries))
+	return bytes.Equal(a.AppendTo(nil), b.AppendTo(nil)) && a.VisibleAt == b.VisibleAt && slices.Equal(a.Ranges, b.Ranges) &&
+		slices.Equal(a.Entries, b.Entries) && a.Ordered == b.Ordered && slices.Equal(a.Parked, b.Parked) &&
+		slices.Equal(a.Unparked, b.Unparked) && slices.Equal(a.Discarded, b.Discarded)
 }
 
 func fixAck(a Ack) Ack {
@@ -108,6 +135,11 @@ func TestMask(t *testing.T) {
 func FuzzRecords(f *testing.F) {
 	f.Add(popped(1, 2, 3, 4, 9, 100, 200, 7).Payload)
 	f.Add((&Pop{Again: []Ref{{5, 6, 7, 8}}, Dropped: []Ref{{1, 2, 3, 4}}}).Record().Payload)
+	f.Add((&Pop{
+		Ordered: true, Unparked: []Head{{Line: Line{1, 2}, Since: 3, Offset: 4}}, Discarded: []Head{{Line: Line{1, 2}, Since: 3}},
+		Ranges: []Range{{Queue: 1, Start: 2, End: 9, Count: 1, Parked: 1}}, Entries: []Entry{{Offset: 3, Line: 7}},
+		Parked: []Entry{{Offset: 5, Position: 6, Size: 7, Line: 8}},
+	}).Record().Payload)
 	f.Add(ackOf(1, 2, Ref{5, 6, 7, 8}).Payload)
 	f.Add(moveOf(1, 2, Move{Ref{5, 6, 7, 8}, 9, true}).Payload)
 	f.Add(CommitRecord([]Commit{{1, 2, 3, 4}}).Payload)
@@ -139,9 +171,14 @@ func FuzzRecords(f *testing.F) {
 }
 
 func FuzzRows(f *testing.F) {
-	f.Add(appendCheckpoint(nil, &Checkpoint{1, 2, 3, 4, 5}))
+	f.Add(appendCheckpoint(nil, &Checkpoint{Nonce: 1, Attempts: 2, Position: 3, Size: 4, PoppedAt: 5, FirstAt: 4}))
+	f.Add(appendCheckpoint(nil, &Checkpoint{Nonce: 1, Attempts: 2, Position: 3, Size: 4, PoppedAt: 5, FirstAt: 5, Line: 6}))
 	f.Add(appendCursor(nil, Cursor{1, 2}))
-	f.Add(appendCounter(nil, 9))
+	f.Add(appendCounters(nil, Counters{9, 0}))
+	f.Add(appendCounters(nil, Counters{9, 8}))
+	f.Add(appendLine(nil, &lineRow{parked: 2, flights: []flight{{7, 100}, {9, 50}}}))
+	f.Add(appendLine(nil, &lineRow{parked: 2, since: 3}))
+	f.Add(appendParked(nil, 1000, 10))
 	f.Fuzz(func(t *testing.T, val []byte) {
 		if c, err := decodeCheckpoint(val); err == nil {
 			if again, err := decodeCheckpoint(appendCheckpoint(nil, &c)); err != nil || again != c {
@@ -151,12 +188,27 @@ func FuzzRows(f *testing.F) {
 		if c, err := decodeCursor(val); err == nil && !bytes.Equal(appendCursor(nil, c), val) {
 			t.Fatalf("cursor %x", val)
 		}
-		if n, err := decodeCounter(val); err == nil && !bytes.Equal(appendCounter(nil, n), val) {
+		if c, err := decodeCounters(val); err == nil && !bytes.Equal(appendCounters(nil, c), val) {
 			t.Fatalf("counter %x", val)
 		}
-		for _, space := range []kvindex.Space{kvindex.SpaceCursor, kvindex.SpaceCheckpoint, kvindex.SpaceCounter} {
-			if _, _, text := kvindex.Describe([]byte{byte(space)}, val); text == "" {
-				t.Fatalf("%v row %x is printed as nothing", space, val)
+		var line, again lineRow
+		if line.decode(val) == nil {
+			if err := again.decode(appendLine(nil, &line)); err != nil || !reflect.DeepEqual(line, again) {
+				t.Fatalf("%+v became %+v, %v", line, again, err)
+			}
+		}
+		if position, size, err := decodeParked(val); err == nil {
+			if p, s, err := decodeParked(appendParked(nil, position, size)); err != nil || p != position || s != size {
+				t.Fatalf("%d, %d became %d, %d, %v", position, size, p, s, err)
+			}
+		}
+		keys := [][]byte{{byte(kvindex.SpaceCursor)}, {byte(kvindex.SpaceCheckpoint)}, {byte(kvindex.SpaceCounter)}, {byte(kvindex.SpaceOrder)}}
+		for _, kind := range []kvindex.OrderKind{kvindex.OrderLine, kvindex.OrderParked, kvindex.OrderReady, kvindex.OrderTurn} {
+			keys = append(keys, kvindex.AppendOrderKindPrefix(nil, 1, 2, kind))
+		}
+		for _, key := range keys {
+			if _, _, text := kvindex.Describe(key, val); text == "" {
+				t.Fatalf("row %x of %x is printed as nothing", val, key)
 			}
 		}
 	})
