@@ -11,6 +11,7 @@ import (
 	"github.com/cairnmq/cairn/delay"
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
+	"github.com/cairnmq/cairn/pop"
 	"github.com/cairnmq/cairn/txn"
 )
 
@@ -28,6 +29,7 @@ type folder struct {
 	txn      *txn.State
 	commit   func(try func() error) error // runs try, the commit of a batch, perhaps more than once
 	folds    []kvindex.Fold               // catalog, queues, delay, txn, and the others
+	foldPop  int                          // place of pop among them, 0 when it is not there
 	owner    [256]int                     // of each kind: 1 + index of its fold, 0 for none
 	touched  []bool                       // by the batch under way, aligned with folds
 	replayed []record.Outcome
@@ -55,6 +57,9 @@ func newFolder(e kvindex.Engine, more moreFolds) *folder {
 	f.folds = append([]kvindex.Fold{f.catalog, f.queues, f.delay, f.txn}, more(e)...)
 	f.touched = make([]bool, len(f.folds))
 	for i, fold := range f.folds {
+		if state, ok := fold.(*pop.State); ok {
+			f.queues.pop, f.foldPop = state, i
+		}
 		for _, k := range fold.Kinds() {
 			if f.owner[k] != 0 {
 				panic(fmt.Sprintf("store: two folds apply records of kind %v", k))
@@ -82,6 +87,9 @@ func (f *folder) apply(b *commitlog.Batch) ([]record.Outcome, error) {
 				b.Positions[i], b.Index, r.Kind)
 		}
 		f.touched[at] = true
+		if r.Kind == record.KindForward {
+			f.touched[f.foldPop] = true // it settles a checkpoint
+		}
 		out, err := f.folds[at].Apply(f.batch, b.Positions[i], r)
 		if err != nil {
 			return nil, fmt.Errorf("apply %v record at %d of batch %d: %w", r.Kind, b.Positions[i], b.Index, err)

@@ -18,10 +18,11 @@ type verdict int
 const (
 	visible verdict = iota // it is entered in its queue now
 	waiting                // it has the row of a timer or a half message
-	refused                // it is the copy of a timer that is not pending any more
+	refused                // it is the copy of a timer or of a popped message that is not there any more
 )
 
-// wait gives a message that waits to whom it waits with, or lets a timer follow its body to the copy.
+// wait gives a message that waits to whom it waits with, lets a timer follow its body to the copy, or settles the checkpoint that
+// a copy stands for.
 func (f *queueFold) wait(b *kvindex.Batch, m *stored, e entry) (verdict, error) {
 	queue := message.QueueIDOf(m.layout)
 	switch {
@@ -33,6 +34,12 @@ func (f *queueFold) wait(b *kvindex.Batch, m *stored, e entry) (verdict, error) 
 		})
 	case m.kind == record.KindDelayed && m.timer.Due <= b.Timestamp():
 		return visible, nil
+	case m.kind == record.KindForward:
+		ok, err := f.pop.Settle(b, m.popped)
+		if !ok {
+			return refused, err
+		}
+		return visible, err
 	case m.kind == record.KindDelayed:
 		return waiting, f.delay.Add(b, &delay.Timer{
 			Point: delay.Point{Due: m.timer.Due, Origin: e.position}, Topic: m.topic, Queue: queue, Position: e.position,

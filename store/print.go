@@ -46,6 +46,8 @@ func DescribeMessage(r record.Record) (text string, ok bool) {
 		text = fmt.Sprintf("due %s origin %d fired %t ", kvindex.FormatTime(m.timer.Due), m.timer.Origin, m.fired)
 	case record.KindHalf:
 		text = "first check " + kvindex.FormatTime(m.check) + " "
+	case record.KindForward:
+		text = fmt.Sprintf("for offset %d of queue %d of topic %d, popped by group %d, ", m.popped.Offset, m.popped.Queue, m.popped.Topic, m.popped.Group)
 	}
 	unique, _ := message.Property(msg.Properties, message.PropUniqueKey)
 	return text + fmt.Sprintf("topic %d %q queue %d body %d bytes id %s", m.topic, msg.Topic, msg.QueueID, len(msg.Body), unique), true

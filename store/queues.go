@@ -10,6 +10,7 @@ import (
 	"github.com/cairnmq/cairn/internal/viewcache"
 	"github.com/cairnmq/cairn/kvindex"
 	"github.com/cairnmq/cairn/message"
+	"github.com/cairnmq/cairn/pop"
 	"github.com/cairnmq/cairn/txn"
 )
 
@@ -31,6 +32,7 @@ type queueFold struct {
 	bounds *viewcache.Cache[queueKey, bounds]
 	delay  *delay.State // gets what waits for its time
 	txn    *txn.State   // gets what waits for a decision
+	pop    *pop.State   // has the checkpoints of what is forwarded
 	// hour is the newest hour known to have its own row.
 	hour uint32
 
@@ -70,13 +72,14 @@ var _ kvindex.Fold = (*queueFold)(nil)
 
 func (f *queueFold) Kinds() []record.Kind {
 	return []record.Kind{
-		record.KindMessage, record.KindDelayed, record.KindHalf, record.KindCopy, record.KindTrim, record.KindDropHour,
+		record.KindMessage, record.KindDelayed, record.KindHalf, record.KindCopy, record.KindForward, record.KindTrim,
+		record.KindDropHour,
 	}
 }
 
 func (f *queueFold) Apply(b *kvindex.Batch, at record.Position, r record.Record) (record.Outcome, error) {
 	switch r.Kind {
-	case record.KindMessage, record.KindDelayed, record.KindHalf, record.KindCopy:
+	case record.KindMessage, record.KindDelayed, record.KindHalf, record.KindCopy, record.KindForward:
 		return f.applyMessage(b, at, r)
 	case record.KindTrim:
 		return f.applyTrim(b, r.Payload)

@@ -9,6 +9,7 @@ import (
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
 	"github.com/cairnmq/cairn/message"
+	"github.com/cairnmq/cairn/pop"
 )
 
 const (
@@ -77,6 +78,36 @@ func CopyRecord(at delay.Point, fired bool, topic kvindex.ID, layout []byte) rec
 
 const copyHead = 17
 
+// AppendForward appends the payload of a message's record of KindForward to dst, like AppendMessage: it is entered in its queue
+// if the checkpoint of the message that it stands for is still as it was, and removes that; else the record means nothing.
+//
+//	┌──────────┬─────────────────┬──────────────────┬─────────────────┬───────────┬──────────┬──────────┬────────────────┐
+//	│ group 8  │ popped topic 8  │ visible at ms 8  │ popped queue 4  │ offset 8  │ nonce 8  │ topic 8  │ stored layout… │
+//	└──────────┴─────────────────┴──────────────────┴─────────────────┴───────────┴──────────┴──────────┴────────────────┘
+func AppendForward(dst []byte, from pop.Popped, topic kvindex.ID, m *message.Message) ([]byte, error) {
+	dst = binary.BigEndian.AppendUint64(dst, uint64(from.Group))
+	dst = binary.BigEndian.AppendUint64(dst, uint64(from.Topic))
+	dst = binary.BigEndian.AppendUint64(dst, uint64(from.VisibleAt))
+	dst = binary.BigEndian.AppendUint32(dst, uint32(from.Queue))
+	dst = binary.BigEndian.AppendUint64(dst, uint64(from.Offset))
+	dst = binary.BigEndian.AppendUint64(dst, from.Nonce)
+	return AppendMessage(dst, topic, m)
+}
+
+const forwardHead = 44
+
+// readForward reads what AppendForward writes in front of the topic.
+func readForward(p []byte) (from pop.Popped, err error) {
+	at := func(i int) uint64 { return binary.BigEndian.Uint64(p[i:]) }
+	from = pop.Popped{Group: kvindex.ID(at(0)), Topic: kvindex.ID(at(8)), Ref: pop.Ref{
+		VisibleAt: int64(at(16)), Queue: int32(binary.BigEndian.Uint32(p[24:])), Offset: int64(at(28)), Nonce: at(36),
+	}}
+	if from.VisibleAt < 0 || from.Queue < 0 || from.Offset < 0 {
+		return pop.Popped{}, fmt.Errorf("%v record: %w", record.KindForward, errMalformed)
+	}
+	return from, nil
+}
+
 // headOf is what a record that carries a message has before the topic's id; ok is false for other kinds.
 func headOf(k record.Kind) (bytes int, ok bool) {
 	switch k {
@@ -86,6 +117,8 @@ func headOf(k record.Kind) (bytes int, ok bool) {
 		return 8, true
 	case record.KindCopy:
 		return copyHead, true
+	case record.KindForward:
+		return forwardHead, true
 	}
 	return 0, false
 }
@@ -99,6 +132,8 @@ type stored struct {
 	timer delay.Point
 	fired bool  // KindCopy
 	check int64 // ms, KindHalf
+	// popped is the checkpoint of KindForward.
+	popped pop.Popped
 }
 
 // split takes a record that carries a message apart. It looks at the lengths only: that the layout is whole was settled when it
@@ -120,6 +155,10 @@ func split(r record.Record) (m stored, err error) {
 		m.timer.Origin = record.Position(binary.BigEndian.Uint64(r.Payload[8:]))
 		if m.fired = r.Payload[16] == 1; r.Payload[16] > 1 {
 			return stored{}, fmt.Errorf("%v record: %w", r.Kind, errMalformed)
+		}
+	case record.KindForward:
+		if m.popped, err = readForward(r.Payload); err != nil {
+			return stored{}, err
 		}
 	}
 	if m.check < 0 || m.timer.Due < 0 || m.timer.Origin < 0 {

@@ -58,6 +58,9 @@ const (
 	KindEnd Kind = 19
 	// KindCheck notes that producers were asked for the end of transactions (package txn).
 	KindCheck Kind = 20
+	// KindForward is the message of a checkpoint once more, in another topic and in place of the checkpoint: a dead letter, or
+	// one that is redriven (package store for the message, package pop for the checkpoint).
+	KindForward Kind = 21
 )
 
 var kindNames = map[Kind]string{
@@ -65,7 +68,7 @@ var kindNames = map[Kind]string{
 	KindGroupDelete: "group-delete", KindKVPut: "kv-put", KindTrim: "trim", KindDropHour: "drop-hour",
 	KindCommit: "commit", KindReset: "reset", KindPop: "pop", KindAck: "ack", KindExtend: "extend",
 	KindDelayed: "delayed", KindFire: "fire", KindRecall: "recall", KindCopy: "copy",
-	KindHalf: "half", KindEnd: "end", KindCheck: "check",
+	KindHalf: "half", KindEnd: "end", KindCheck: "check", KindForward: "forward",
 }
 
 // Kinds lists every kind that is defined.
