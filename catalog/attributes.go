@@ -6,10 +6,17 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // AttrMessageType is the topic attribute that says what kind of messages the topic takes.
 const AttrMessageType = "message.type"
+
+// Group attributes of Cairn's own: dead letters go back to where they came from after a time such as 1h, each so many times.
+const (
+	AttrRedriveAfter = "dlq.redrive.after"
+	AttrRedriveMax   = "dlq.redrive.max"
+)
 
 // attribute is a known key: whether it can change after creation, and what its values are.
 type attribute struct {
@@ -35,6 +42,8 @@ var groupAttributes = map[string]attribute{
 	"lite.sub.client.quota":             {true, between(-1, 1<<31-1)},
 	"lite.sub.client.max.event.cnt":     {true, between(10, 1<<31-1)},
 	"lite.sub.wildcard":                 {true, oneOf("true", "false")},
+	AttrRedriveAfter:                    {true, lasting(time.Minute)},
+	AttrRedriveMax:                      {true, between(1, 1000)},
 }
 
 // ApplyAttributes merges `+k=v,-k` into a topic's attributes and returns a new map (nil when it would be empty). With
@@ -126,6 +135,16 @@ func oneOf(values ...string) func(string) error {
 			return nil
 		}
 		return fmt.Errorf("value %s is not one of %s", quoteLong(v), strings.Join(values, ", "))
+	}
+}
+
+// lasting accepts a duration such as 90s or 1h30m.
+func lasting(least time.Duration) func(string) error {
+	return func(v string) error {
+		if d, err := time.ParseDuration(v); err != nil || d < least {
+			return fmt.Errorf("value %s is not a time such as 1h30m, of at least %s", quoteLong(v), least)
+		}
+		return nil
 	}
 }
 

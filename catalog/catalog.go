@@ -14,6 +14,7 @@ package catalog
 import (
 	"errors"
 	"math"
+	"strconv"
 	"time"
 
 	"github.com/cairnmq/cairn/kvindex"
@@ -75,6 +76,35 @@ type Group struct {
 	ConsumeTimeoutMinute   int32             `json:"consumeTimeoutMinute"`
 	Attributes             map[string]string `json:"attributes,omitempty"`
 	Created                int64             `json:"-"`
+}
+
+// MaxAttempts is how often a message is delivered before it is a dead letter: once, and RetryMaxTimes again. In the reference −1
+// means the same as 0: one delivery.
+func (g *Group) MaxAttempts() int32 {
+	return min(max(g.RetryMaxTimes, 0), math.MaxInt32-1) + 1
+}
+
+// AutoRedrive is what a group's attributes say of dead letters that go back by themselves.
+type AutoRedrive struct {
+	After time.Duration // since a message became a dead letter; 0: they do not go back
+	Most  int32         // times that one message does
+}
+
+// defaultRedrives is how often a message is redriven by itself when its group does not say.
+const defaultRedrives = 3
+
+// AutoRedrive reads the attributes dlq.redrive.after and dlq.redrive.max. What cannot be read counts as not set: attributes are
+// checked before they are kept.
+func (g *Group) AutoRedrive() AutoRedrive {
+	after, err := time.ParseDuration(g.Attributes[AttrRedriveAfter])
+	if err != nil || after <= 0 {
+		return AutoRedrive{}
+	}
+	most, err := strconv.ParseInt(g.Attributes[AttrRedriveMax], 10, 32)
+	if err != nil {
+		most = defaultRedrives
+	}
+	return AutoRedrive{After: after, Most: int32(most)}
 }
 
 // Kinds of RetryPolicy.
@@ -155,7 +185,7 @@ func (p *RetryPolicy) Wait(failed int32) time.Duration {
 		return time.Duration(min(wait, e.Max)) * time.Millisecond
 	}
 	waits := p.Waits()
-	return time.Duration(min(waits[min(int(failed), len(waits))-1], longestWait)) * time.Millisecond
+	return time.Duration(min(max(waits[min(int(failed), len(waits))-1], 0), longestWait)) * time.Millisecond
 }
 
 // DefaultGroup is what RocketMQ gives a group made on demand.

@@ -157,6 +157,15 @@ func (c *Catalog) EachTopic(f func(*Topic) bool) error {
 	})
 }
 
+// EachTopicBehind is EachTopic for the topics whose name begins with a prefix and is behind another name in their order.
+func (c *Catalog) EachTopicBehind(prefix, name string, f func(*Topic) bool) error {
+	lower := kvindex.AppendTopicNameKey(nil, max(prefix, name))
+	return c.eachIn(lower, kvindex.PrefixEnd(kvindex.AppendTopicNameKey(nil, prefix)), func(_, val []byte) (bool, error) {
+		t, err := decodeTopic(val)
+		return err == nil && (t.Name == name || f(t)), err
+	})
+}
+
 // EachGroup does the same for groups.
 func (c *Catalog) EachGroup(f func(*Group) bool) error {
 	return c.each([]byte{byte(kvindex.SpaceGroupName)}, func(_, val []byte) (bool, error) {
@@ -168,8 +177,12 @@ func (c *Catalog) EachGroup(f func(*Group) bool) error {
 	})
 }
 
-func (c *Catalog) each(prefix []byte, f func(key, val []byte) (more bool, err error)) (err error) {
-	it, err := c.engine.NewIter(prefix, kvindex.PrefixEnd(prefix))
+func (c *Catalog) each(prefix []byte, f func(key, val []byte) (more bool, err error)) error {
+	return c.eachIn(prefix, kvindex.PrefixEnd(prefix), f)
+}
+
+func (c *Catalog) eachIn(lower, upper []byte, f func(key, val []byte) (more bool, err error)) (err error) {
+	it, err := c.engine.NewIter(lower, upper)
 	if err != nil {
 		return fmt.Errorf("catalog: list: %w", err)
 	}
