@@ -145,12 +145,15 @@ type Broker struct {
 	meters   *meters
 	halves   *halfMeters
 	checker  *checker
+	redriver *redriver
 	metrics  *metrics
 
 	listeners struct {
 		sync.Mutex
 		f []func()
 	}
+
+	redriving sync.Mutex // held while dead letters are chosen and moved
 
 	stop   context.CancelFunc // ends the upkeep
 	upkeep sync.WaitGroup
@@ -209,6 +212,9 @@ func (b *Broker) start() {
 	b.upkeep.Go(func() { b.firer.run(ctx) })
 	b.checker = newChecker(b)
 	b.upkeep.Go(func() { b.checker.run(ctx) })
+	b.redriver = newRedriver(b)
+	b.upkeep.Go(func() { b.redriver.run(ctx) })
+	b.due.every(redriveEvery, b.redriver.nudge)
 	b.due.every(sampleEvery, b.rates.sample)
 	b.due.every(clientScan, func() { b.clients.expire(); b.offsets.expire() })
 	b.due.every(lockExpiry, b.locks.expire)

@@ -93,7 +93,7 @@ func (b *Broker) PutGroup(ctx context.Context, g catalog.Group, attributes strin
 		return refuse(CodeParameter, "group %s: %d retries", g.Name, g.RetryMaxTimes)
 	}
 	doing := "put group " + g.Name
-	return b.change(ctx, groupKey(g.Name), doing, func() ([]record.Record, error) {
+	err := b.change(ctx, groupKey(g.Name), doing, func() ([]record.Record, error) {
 		old, err := b.catalog.Group(g.Name)
 		g.Attributes = nil
 		switch {
@@ -107,6 +107,10 @@ func (b *Broker) PutGroup(ctx context.Context, g catalog.Group, attributes strin
 		}
 		return b.groupRecords(g), nil
 	})
+	if err == nil {
+		b.redriver.note(&g)
+	}
+	return err
 }
 
 // DeleteGroup deletes a group; its offsets go with it when cleanOffsets is set. CodeGroupNotFound.

@@ -47,12 +47,14 @@ type take struct {
 	more     bool // something may be left
 	budget   int  // what may still be read and compared, as maxSift says
 	failed   error
+	limit    int32 // deliveries after which a message is dead
+	dead     deadFound
 
 	entries  []store.Entry
 	picked   []store.Entry
 	expired  []pop.Expired
 	payload  []byte
-	records  [1]record.Record
+	records  []record.Record
 	proposal commitlog.Proposal
 	applied  chan struct{}
 }
@@ -74,9 +76,11 @@ func (p *popper) take(r *popping) (res *PopResult, again bool, err error) {
 	t.rec.Reset()
 	t.rec.Group, t.rec.Topic, t.rec.PoppedAt = t.group, t.topic, t.now
 	t.rec.VisibleAt = t.now + max((r.req.Invisible+time.Millisecond-1).Milliseconds(), 1)
+	t.limit = attemptsFor(r.g, r.t)
 	t.takeExpired()
+	t.bury(r)
 	t.takeQueues(r.t.ReadQueues)
-	if t.rec.Empty() {
+	if t.rec.Empty() && len(t.dead.letters) == 0 {
 		if t.expiry {
 			t.leave(place{t.group, t.topic, everything})
 		}
@@ -85,6 +89,7 @@ func (p *popper) take(r *popping) (res *PopResult, again bool, err error) {
 	if err := t.write(); err != nil {
 		return nil, false, err
 	}
+	buried := t.buried(r)
 	mask := pop.MaskOf(t.proposal.Outcomes[0])
 	if mask.Count() < t.rec.Items() {
 		t.keep(mask)
@@ -93,7 +98,7 @@ func (p *popper) take(r *popping) (res *PopResult, again bool, err error) {
 		if t.failed != nil {
 			return nil, false, t.failed
 		}
-		return nil, t.rec.Items() > 0 || t.passed, nil
+		return nil, t.rec.Items() > 0 || t.passed || buried > 0, nil
 	}
 	if err := r.ctx.Err(); err != nil {
 		t.giveBack(mask)
@@ -107,9 +112,11 @@ func (t *take) put() {
 	t.buf.Release()
 	rec, ends, attempts := t.rec, t.ends[:0], t.attempts[:0]
 	rec.Reset()
+	clear(t.records)
 	*t = take{
 		rec: rec, ends: ends, attempts: attempts, entries: t.entries[:0], picked: t.picked[:0], expired: t.expired[:0],
-		payload: t.payload[:0], applied: t.applied, proposal: commitlog.Proposal{Done: t.proposal.Done},
+		payload: t.payload[:0], records: t.records[:0], dead: deadFound{deaths: t.dead.deaths[:0]}, applied: t.applied,
+		proposal: commitlog.Proposal{Done: t.proposal.Done},
 	}
 	takes.Put(t)
 }
@@ -159,8 +166,13 @@ func (t *take) expiredOf(most int) (n int) {
 func (t *take) readExpired(expired []pop.Expired) (dealt int) {
 	for dealt < len(expired) && t.room() > 0 {
 		rest := expired[dealt:]
+		if rest[0].Attempts >= t.limit {
+			t.dead.deaths = append(t.dead.deaths, rest[0])
+			dealt++
+			continue
+		}
 		n := 1
-		for n < len(rest) && rest[n].Queue == rest[0].Queue && rest[n].Offset > rest[n-1].Offset {
+		for n < len(rest) && rest[n].Queue == rest[0].Queue && rest[n].Offset > rest[n-1].Offset && rest[n].Attempts < t.limit {
 			n++
 		}
 		t.picked = t.picked[:0]
@@ -392,8 +404,8 @@ func (t *take) write() error {
 		t.rec.Nonce >>= 33
 	}
 	t.payload = t.rec.AppendTo(t.payload[:0])
-	t.records[0] = record.Record{Kind: record.KindPop, Payload: t.payload}
-	t.proposal.Records = t.records[:]
+	t.records = append(append(t.records[:0], record.Record{Kind: record.KindPop, Payload: t.payload}), t.dead.letters...)
+	t.proposal.Records = t.records
 	t.eachQueue(func(at place, r *pop.Range, _ int) bool {
 		t.p.leases.proposing(at, r.End)
 		return false

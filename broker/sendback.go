@@ -71,7 +71,9 @@ func (b *Broker) SendBack(ctx context.Context, req *SendBackRequest) error {
 		return err
 	}
 	again := resent(m, req.Position)
-	if !dead {
+	if dead {
+		again.Properties = noteDeath(again.Properties, again.ReconsumeTimes, req.DelayLevel < 0)
+	} else {
 		level := req.DelayLevel
 		if level == 0 {
 			level = firstRetryLevel + min(m.ReconsumeTimes, int32(len(b.opts.DelayLevels))) // any beyond the last is the last

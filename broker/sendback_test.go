@@ -66,6 +66,9 @@ func TestSendBackUntilTheDeadLetterTopic(t *testing.T) {
 			"CLUSTER": "DefaultCluster", "MSG_REGION": "DefaultRegion", "TRACE_ON": "true",
 			"REAL_TOPIC": "%RETRY%g", "REAL_QID": "0", "DELAY": strconv.Itoa(int(min(3+round, 4))),
 		}
+		if round == 2 {
+			want[propDeadReason], want[propDeadAttempts] = DeadAttempts, "3"
+		}
 		if props := message.DecodeProperties(got.Properties); !maps.Equal(props, want) {
 			t.Errorf("round %d: properties %v, want %v", round, props, want)
 		}
