@@ -26,6 +26,10 @@ type Verbs interface {
 	Recall(context.Context, *broker.RecallRequest) (uniqueID string, err error)
 	HalfMessages(broker.HalfQuery) (found []broker.HalfInfo, next record.Position, err error)
 	EndTransaction(context.Context, *broker.EndTransactionRequest) error
+	DeadGroups(behind string, most int) (found []broker.DeadGroup, more bool, err error)
+	DeadGroup(name string) (broker.DeadGroup, error)
+	DeadMessages(context.Context, broker.DeadQuery) (found []broker.DeadLetter, next broker.DeadPoint, more bool, err error)
+	Redrive(context.Context, *broker.RedriveRequest) (*broker.RedriveResult, error)
 }
 
 const (
@@ -51,6 +55,10 @@ func (a *api) register(mux *http.ServeMux) {
 	mux.HandleFunc("POST /v1/timers/recall", a.change(a.recall))
 	mux.HandleFunc("GET /v1/transactions", a.read(a.listTransactions))
 	mux.HandleFunc("POST /v1/transactions/end", a.change(a.endTransaction))
+	mux.HandleFunc("GET /v1/dlq", a.read(a.listDeadGroups))
+	mux.HandleFunc("GET /v1/dlq/messages", a.read(a.listDeadLetters))
+	mux.HandleFunc("POST /v1/dlq/redrive", a.change(a.redrive))
+	mux.HandleFunc("POST /v1/dlq/purge", a.change(a.purge))
 }
 
 // read wraps an answer to a query.
