@@ -4,6 +4,8 @@ import (
 	"context"
 
 	pb "github.com/apache/rocketmq-clients/golang/v5/protocol/v2"
+
+	"github.com/cairnmq/cairn/broker"
 )
 
 // AckMessage settles messages for good. Each entry has a status of its own.
@@ -91,7 +93,12 @@ func (d *Door) changeInvisible(ctx context.Context, req *pb.ChangeInvisibleDurat
 	if req.GetSuspend() { // the delivery is not to count as an attempt
 		verb = d.broker.GiveBack
 	}
-	handle, err := verb(ctx, group, topic, req.GetReceiptHandle(), invisible)
+	var handle string
+	if req.GetInvisibleDuration() == nil && !req.GetSuspend() {
+		handle, err = d.broker.Nack(ctx, group, topic, req.GetReceiptHandle()) // the group's retry policy says when it comes back
+	} else {
+		handle, err = verb(ctx, group, topic, req.GetReceiptHandle(), invisible)
+	}
 	if err != nil {
 		return "", err
 	}
@@ -101,10 +108,34 @@ func (d *Door) changeInvisible(ctx context.Context, req *pb.ChangeInvisibleDurat
 	return handle, nil
 }
 
-// ForwardMessageToDeadLetterQueue is answered with NOT_IMPLEMENTED.
+// ForwardMessageToDeadLetterQueue gives a message up: it is settled, and is in the group's dead-letter topic from now on.
 func (d *Door) ForwardMessageToDeadLetterQueue(ctx context.Context, req *pb.ForwardMessageToDeadLetterQueueRequest) (*pb.ForwardMessageToDeadLetterQueueResponse, error) {
-	err := d.checked(ctx, rpcForward, func() error { return d.names(req.GetTopic(), req.GetGroup()) })
-	return &pb.ForwardMessageToDeadLetterQueueResponse{Status: d.statusOf(rpcForward, err)}, nil
+	return &pb.ForwardMessageToDeadLetterQueueResponse{Status: d.statusOf(rpcForward, d.forward(ctx, req))}, nil
+}
+
+func (d *Door) forward(ctx context.Context, req *pb.ForwardMessageToDeadLetterQueueRequest) error {
+	id, err := clientOf(ctx)
+	if err != nil {
+		return err
+	}
+	topic, err := topicOf(req.GetTopic())
+	if err != nil {
+		return err
+	}
+	group, err := groupOf(req.GetGroup())
+	if err != nil {
+		return err
+	}
+	if req.GetLiteTopic() != "" {
+		return refuse(pb.Code_UNSUPPORTED, "%s", notImplemented[rpcSyncLite])
+	}
+	err = d.broker.Forward(ctx, &broker.ForwardRequest{
+		Group: group, Topic: topic, Handle: req.GetReceiptHandle(), Attempts: req.GetDeliveryAttempt(),
+	})
+	if c := d.sessions.get(id); c != nil && err == nil {
+		c.settle(req.GetReceiptHandle())
+	}
+	return err
 }
 
 // SyncLiteSubscription is answered with NOT_IMPLEMENTED.

@@ -447,14 +447,11 @@ func TestNotImplemented(t *testing.T) {
 	answers := func(s *stub, topic, group string) map[string]*pb.Status {
 		t.Helper()
 		ctx := s.ctx(10 * time.Second)
-		dead, err1 := s.ForwardMessageToDeadLetterQueue(ctx, &pb.ForwardMessageToDeadLetterQueueRequest{Topic: resource(topic), Group: resource(group)})
-		lite, err2 := s.SyncLiteSubscription(ctx, &pb.SyncLiteSubscriptionRequest{Topic: resource(topic), Group: resource(group)})
-		for _, err := range []error{err1, err2} {
-			if err != nil {
-				t.Fatal(err)
-			}
+		lite, err := s.SyncLiteSubscription(ctx, &pb.SyncLiteSubscriptionRequest{Topic: resource(topic), Group: resource(group)})
+		if err != nil {
+			t.Fatal(err)
 		}
-		return map[string]*pb.Status{rpcForward: dead.GetStatus(), rpcSyncLite: lite.GetStatus()}
+		return map[string]*pb.Status{rpcSyncLite: lite.GetStatus()}
 	}
 	got := answers(r.stub("c1"), "T", "g")
 	rpcs := Rpcs()

@@ -16,7 +16,6 @@ type RPC struct {
 // notImplemented are the rpcs that are answered with NOT_IMPLEMENTED, and the answer's text. The handlers take it from
 // here, so that the table cannot say otherwise.
 var notImplemented = map[string]string{
-	rpcForward:  "dead letters on a client's demand are not implemented yet",
 	rpcSyncLite: "lite topics are not implemented yet",
 }
 
@@ -26,7 +25,8 @@ var notes = map[string]string{
 	rpcSend:           "delivery times and transactions, each message alone; message groups, priorities and lite topics: UNSUPPORTED",
 	rpcReceive:        "FIFO topics and groups: UNSUPPORTED",
 	rpcAssignment:     "one assignment of all queues; FIFO topics and groups: UNSUPPORTED",
-	rpcChange:         "lite topics: UNSUPPORTED",
+	rpcForward:        "of a message that is settled or was handed out again: OK, nothing happens; lite topics: UNSUPPORTED",
+	rpcChange:         "without a time the group's retry policy says when; lite topics: UNSUPPORTED",
 	rpcPull:           "not implemented in the reference",
 	rpcUpdate:         "not implemented in the reference",
 	rpcGet:            "not implemented in the reference",

@@ -222,7 +222,7 @@ func subscriptionOf(topic string, f *pb.FilterExpression, version int64) broker.
 }
 
 func retryPolicyOf(g *catalog.Group) *pb.RetryPolicy {
-	out := &pb.RetryPolicy{MaxAttempts: max(g.RetryMaxTimes, 0) + 1}
+	out := &pb.RetryPolicy{MaxAttempts: g.MaxAttempts()}
 	ms := func(n int64) *durationpb.Duration { return durationpb.New(time.Duration(n) * time.Millisecond) }
 	if p := g.RetryPolicy; p != nil && p.Type == catalog.RetryExponential {
 		e := p.Backoff()
