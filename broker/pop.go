@@ -12,7 +12,8 @@ import (
 )
 
 // Popping, in the order of reading: this file (the verb: look, wait, look again), pop_take.go (one look), pop_lease.go (who
-// chooses where), pop_alarm.go (waking up for what becomes visible), pop_ack.go, pop_counters.go; pop_poll.go (the same
+// chooses where), pop_alarm.go (waking up for what becomes visible), pop_order.go (groups that
+// are served in order) and pop_attempt.go (requests that come again), pop_ack.go, pop_counters.go; pop_poll.go (the same
 // without a goroutine that waits), pop_notify.go and pop_peek.go (asking without taking).
 //
 // A message that was handed out is invisible to the group until its time has passed. Then it is handed out again, before
@@ -33,7 +34,7 @@ type PopRequest struct {
 	Invisible    time.Duration // > 0; rounded up to whole milliseconds
 	Wait         time.Duration // long poll; 0 answers at once
 	Filter       *filter.Expr  // messages that do not match are passed over for good, for this group
-	AttemptID    string        // tells a repeated request of an ordered group, which are not served yet
+	AttemptID    string        // tells a repeated request of a group that is served in order
 	FromMin      bool          // a group that is new in a queue begins with the first message there is
 	ShortNonce   bool          // the handles' nonce is less than 1<<31, for doors whose own handles have no room for more
 }
@@ -51,15 +52,16 @@ type PopResult struct {
 
 // popper is what popping needs beside the index.
 type popper struct {
-	store   *store.Store
-	clock   clock.Clock
-	due     *due
-	waiters *waiters
-	leases  *leases
-	alarms  *alarms
-	turn    atomic.Uint32 // which queue a look begins with
-	quiet   atomic.Int64  // ms: until then nothing is logged
-	closing chan struct{}
+	store    *store.Store
+	clock    clock.Clock
+	due      *due
+	waiters  *waiters
+	leases   *leases
+	alarms   *alarms
+	attempts *attempts
+	turn     atomic.Uint32 // which queue a look begins with
+	quiet    atomic.Int64  // ms: until then nothing is logged
+	closing  chan struct{}
 }
 
 // newPopper makes Broker.pop. The broker calls it in start, as soon as the due loop runs, and calls close in Close before it
@@ -67,7 +69,8 @@ type popper struct {
 func newPopper(s *store.Store, c clock.Clock, d *due, ws *waiters) *popper {
 	return &popper{
 		store: s, clock: c, due: d, waiters: ws, leases: newLeases(), alarms: newAlarms(d, ws),
-		closing: make(chan struct{}),
+		attempts: newAttempts(),
+		closing:  make(chan struct{}),
 	}
 }
 
@@ -79,8 +82,12 @@ func (p *popper) close() { close(p.closing) }
 // a queue that has lost none yet, and behind the last one of any other. When ctx ends before the answer, what was taken is
 // given back and does not count as an attempt.
 //
+// A group that is served in order (InOrder) gets a message only when nothing earlier of its message group is in flight but in the same answer,
+// before it; of messages without a message group, nothing earlier of their queue. A request that repeats the attempt id of an
+// earlier one gets the messages of that again, as long as all are invisible and untouched.
+//
 // Refusals: CodeTopicNotFound, CodeGroupNotFound, CodeGroupIllegal, CodeNoPermission (topic not readable, group disabled),
-// CodeParameter, CodeUnsupported (ordered groups), CodeBusy, CodeReadOnly, CodeClosing.
+// CodeParameter, CodeBusy, CodeReadOnly, CodeClosing.
 func (b *Broker) Pop(ctx context.Context, req *PopRequest) (*PopResult, error) {
 	if err := b.gate.enter(); err != nil {
 		return nil, err
@@ -109,6 +116,7 @@ type popping struct {
 	g        *catalog.Group // of the last look
 	t        *catalog.Topic
 	looked   int64     // ms: when it looked last
+	asked    bool      // whether it repeats an earlier request
 	deadline time.Time // zero: does not wait
 	waiter   waiter
 	signal   chan struct{}
@@ -154,8 +162,6 @@ func (r *popping) check() (err error) {
 	switch {
 	case !r.g.ConsumeEnable:
 		return refuse(CodeNoPermission, "consumer group %s is disabled", r.g.Name)
-	case r.g.ConsumeMessageOrderly:
-		return refuse(CodeUnsupported, "consumer group %s is ordered, which is not supported yet", r.g.Name)
 	case r.t.Perm&catalog.PermRead == 0:
 		return refuse(CodeNoPermission, "topic %s is not readable", r.t.Name)
 	case req.Queue < -1 || req.Queue >= r.t.ReadQueues:
@@ -170,6 +176,12 @@ func (r *popping) look() (*PopResult, error) {
 	for {
 		if err := r.check(); err != nil {
 			return nil, err
+		}
+		if !r.asked && r.req.AttemptID != "" && InOrder(r.g, r.t) {
+			r.asked = true
+			if res, err := r.repeat(); res != nil || err != nil {
+				return res, verbError(err, "pop from "+r.t.Name)
+			}
 		}
 		res, again, err := r.p.take(r)
 		switch {

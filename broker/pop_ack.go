@@ -67,6 +67,11 @@ type ack struct {
 	items    []int // which handle each item of the records is
 	done     func([]error)
 	proposal commitlog.Proposal
+
+	// Of a group that is served in order only: who waits may go on.
+	popper *popper
+	key    groupOfTopic
+	refs   []pop.Ref
 }
 
 // prepareAck sorts out the handles that cannot be valid and makes the records of the others.
@@ -76,6 +81,7 @@ func (b *Broker) prepareAck(a *ack, group, topic string, handles []string) error
 		return err
 	}
 	now := b.clock.Now().UnixMilli()
+	ordered := InOrder(g, t)
 	e := pop.Ack{Group: g.ID, Topic: t.ID, Refs: make([]pop.Ref, 0, min(len(handles), pop.MaxItems))}
 	for i, text := range handles {
 		h, err := checkHandle(g, t, text, now)
@@ -85,6 +91,9 @@ func (b *Broker) prepareAck(a *ack, group, topic string, handles []string) error
 		}
 		e.Refs = append(e.Refs, h.Ref())
 		a.items = append(a.items, i)
+		if ordered {
+			a.popper, a.key, a.refs = b.pop, groupOfTopic{g.ID, t.ID}, append(a.refs, h.Ref())
+		}
 		if len(e.Refs) == pop.MaxItems {
 			a.proposal.Records = append(a.proposal.Records, pop.AckRecord(&e))
 			e.Refs = e.Refs[:0]
@@ -105,6 +114,9 @@ func (a *ack) applied(p *commitlog.Proposal) {
 		case !pop.MaskOf(p.Outcomes[n/pop.MaxItems]).Has(n % pop.MaxItems):
 			a.errs[i] = errHandleSpent
 		}
+	}
+	if a.popper != nil && err == nil {
+		a.popper.ackedInOrder(a.key, a.refs)
 	}
 	a.done(a.errs)
 }

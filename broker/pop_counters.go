@@ -1,7 +1,7 @@
 package broker
 
 // GroupCounters are exact: ready = not yet handed out plus expired, in flight = invisible now. Ready counts messages that the
-// group's filter will pass over, until it does.
+// group's filter will pass over, until it does, and those that wait behind others of their message group.
 type GroupCounters struct{ Ready, InFlight int64 }
 
 // GroupCounters counts for a group on all readable queues of a topic; what is expired is walked through. CodeGroupNotFound,
@@ -24,7 +24,9 @@ func (b *Broker) GroupCounters(group, topic string) (GroupCounters, error) {
 		}
 		c.Ready += max(s.high-max(s.next, s.low), 0)
 	}
-	inFlight, err := b.store.Pop.InFlight(g.ID, t.ID)
+	counters, err := b.store.Pop.Counters(g.ID, t.ID)
+	inFlight := counters.InFlight
+	c.Ready += counters.Parked
 	if err != nil || inFlight == 0 {
 		return c, verbError(err, doing)
 	}

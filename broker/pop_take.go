@@ -5,7 +5,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"sync"
-	"time"
 
 	"github.com/cairnmq/cairn/commitlog"
 	"github.com/cairnmq/cairn/filter"
@@ -27,9 +26,11 @@ const (
 // that is applied.
 //
 //	what is expired ─┐
+//	what waits       │
 //	queue, queue, …  ┴─▶ chosen, read ─▶ one Pop record ─▶ applied ─▶ what the fold refused is taken out ─▶ answer
 //
-// The messages in buf, ends and attempts align with the items of the record: first what is handed out again, then what is new.
+// The messages in buf, ends and attempts align with the items of the record: first what is handed out again, then what
+// has waited in its line (pop_order.go), then what is new.
 type take struct {
 	p        *popper
 	req      *PopRequest
@@ -49,10 +50,14 @@ type take struct {
 	failed   error
 	limit    int32 // deliveries after which a message is dead
 	dead     deadFound
+	ordered  bool              // the group is served in order
+	barred   bool              // the queue under way is held up by a message that has no message group
+	lines    map[pop.Line]bool // of those that this look has met: whether what comes to it may be handed out
 
 	entries  []store.Entry
 	picked   []store.Entry
 	expired  []pop.Expired
+	heads    []pop.Head
 	payload  []byte
 	records  []record.Record
 	proposal commitlog.Proposal
@@ -75,11 +80,11 @@ func (p *popper) take(r *popping) (res *PopResult, again bool, err error) {
 	r.looked = t.now
 	t.rec.Reset()
 	t.rec.Group, t.rec.Topic, t.rec.PoppedAt = t.group, t.topic, t.now
-	t.rec.VisibleAt = t.now + max((r.req.Invisible+time.Millisecond-1).Milliseconds(), 1)
+	t.rec.VisibleAt = t.now + invisibleMs(r.req.Invisible)
 	t.limit = attemptsFor(r.g, r.t)
-	t.takeExpired()
-	t.bury(r)
-	t.takeQueues(r.t.ReadQueues)
+	t.ordered = InOrder(r.g, r.t)
+	t.rec.Ordered = t.ordered
+	t.choose(r)
 	if t.rec.Empty() && len(t.dead.letters) == 0 {
 		if t.expiry {
 			t.leave(place{t.group, t.topic, everything})
@@ -104,7 +109,26 @@ func (p *popper) take(r *popping) (res *PopResult, again bool, err error) {
 		t.giveBack(mask)
 		return nil, false, err
 	}
+	t.remember(mask)
 	return t.result(mask), false, t.failed
+}
+
+// choose takes what was handed out before, then what has waited, then what is new. A group that is not served in order any more may
+// have left something waiting; that comes alone, since only the record of an ordered pop can say it.
+func (t *take) choose(r *popping) {
+	if t.ordered {
+		t.takeOrdered()
+	} else if t.p.store.Pop.MayHaveReady(t.group, t.topic) && t.lease() {
+		if t.takeReady(); len(t.rec.Unparked)+len(t.rec.Discarded) > 0 {
+			t.more = true
+			return
+		}
+	}
+	if !t.ordered {
+		t.takeExpired()
+	}
+	t.bury(r)
+	t.takeQueues(r.t.ReadQueues)
 }
 
 // put gives the take back for another look.
@@ -113,9 +137,10 @@ func (t *take) put() {
 	rec, ends, attempts := t.rec, t.ends[:0], t.attempts[:0]
 	rec.Reset()
 	clear(t.records)
+	clear(t.lines)
 	*t = take{
 		rec: rec, ends: ends, attempts: attempts, entries: t.entries[:0], picked: t.picked[:0], expired: t.expired[:0],
-		payload: t.payload[:0], records: t.records[:0], dead: deadFound{deaths: t.dead.deaths[:0]}, applied: t.applied,
+		heads: t.heads[:0], lines: t.lines, payload: t.payload[:0], records: t.records[:0], dead: deadFound{deaths: t.dead.deaths[:0]}, applied: t.applied,
 		proposal: commitlog.Proposal{Done: t.proposal.Done},
 	}
 	takes.Put(t)
@@ -137,7 +162,7 @@ func (t *take) takeExpired() {
 		return
 	}
 	t.budget = math.MaxInt // they are few, and matched before
-	if _, t.expiry = t.p.leases.acquire(place{t.group, t.topic, everything}, noEnd); !t.expiry {
+	if !t.lease() {
 		return
 	}
 	// What this look has dealt with is still there, in front of the rest.
@@ -148,6 +173,14 @@ func (t *take) takeExpired() {
 		seen += t.readExpired(t.expired[seen:])
 	}
 	t.more = true
+}
+
+// lease makes this look the one that chooses from what is expired and what waits, until its record is applied.
+func (t *take) lease() bool {
+	if !t.expiry {
+		_, t.expiry = t.p.leases.acquire(place{t.group, t.topic, everything}, noEnd)
+	}
+	return t.expiry
 }
 
 // expiredOf lists up to most expired checkpoints that the request may have.
@@ -180,17 +213,19 @@ func (t *take) readExpired(expired []pop.Expired) (dealt int) {
 			e := &rest[i]
 			t.picked = append(t.picked, store.Entry{Offset: e.Offset, Position: e.Position, Size: e.Size})
 		}
-		looked := t.read(t.picked, func(i int, wanted bool) {
+		looked := t.read(t.picked, func(i int, layout []byte) verdict {
 			e := &rest[i]
-			if !wanted {
+			if !t.wants(layout) {
 				t.rec.Dropped = append(t.rec.Dropped, e.Ref)
-				return
+				return passOver
 			}
 			t.rec.Again = append(t.rec.Again, e.Ref)
 			t.attempts = append(t.attempts, e.Attempts+1)
+			return handOut
 		})
 		if dealt += looked; looked < n && t.room() > 0 {
-			dealt++ // it cannot be read: it stays where it is, and does not hold up the others
+			// It cannot be read: it stays where it is, and does not hold up the others, apart from those behind it in its line.
+			dealt += 1 + behind(rest[looked:])
 		}
 	}
 	return dealt
@@ -273,10 +308,11 @@ func (t *take) takeQueue(queue int32) error {
 	}
 	t.newcomer = t.newcomer || !s.there
 	r := pop.Range{Queue: queue, Start: s.next}
-	before := len(t.rec.Entries)
+	before, parked := len(t.rec.Entries), len(t.rec.Parked)
+	t.barred = false
 	r.End, err = t.scan(queue, s)
-	r.Count = len(t.rec.Entries) - before
-	t.more = t.more || r.End < s.high && err == nil
+	r.Count, r.Parked = len(t.rec.Entries)-before, len(t.rec.Parked)-parked
+	t.more = t.more || r.End < s.high && err == nil && !t.barred
 	if r.End == r.Start && s.there {
 		t.leave(at)
 		return err
@@ -297,9 +333,9 @@ func (t *take) scan(queue int32, s stand) (end int64, err error) {
 	for scanned := 0; scanned < popScan && from < s.high && t.room() > 0 && t.budget > 0; scanned += len(t.entries) {
 		chunk, most := scanChunk, t.room()
 		switch {
-		case t.filter.All():
+		case t.filter.All() && !t.ordered:
 			chunk = most
-		case t.filter.NeedsProperties(): // all are read, more at once while few match
+		case t.ordered || t.filter.NeedsProperties(): // all are read, more at once while few match
 			chunk, most = window, window
 			window = min(2*window, scanChunk)
 		}
@@ -321,13 +357,7 @@ func (t *take) scan(queue int32, s stand) (end int64, err error) {
 			}
 			from = e.Offset + 1
 		}
-		looked := t.read(t.picked, func(i int, wanted bool) {
-			if wanted {
-				e := &t.picked[i]
-				t.rec.Entries = append(t.rec.Entries, pop.Entry{Offset: e.Offset, Position: e.Position, Size: e.Size})
-				t.attempts = append(t.attempts, 1)
-			}
-		})
+		looked := t.read(t.picked, func(i int, layout []byte) verdict { return t.place(queue, &t.picked[i], layout) })
 		if looked < len(t.picked) {
 			return t.picked[looked].Offset, nil
 		}
@@ -336,10 +366,35 @@ func (t *take) scan(queue int32, s stand) (end int64, err error) {
 	return end, nil
 }
 
-// read reads the messages of entries of one queue. For each it tells whether it is there and wanted; those that are lie in buf
-// then. It stops at the limit of bytes, when there are enough, when the budget is spent, or at a message that cannot be read,
-// and answers how many it got through.
-func (t *take) read(entries []store.Entry, tell func(i int, wanted bool)) (looked int) {
+// place decides what becomes of a message that is new.
+func (t *take) place(queue int32, e *store.Entry, layout []byte) verdict {
+	if !t.wants(layout) {
+		return passOver
+	}
+	entry := pop.Entry{Offset: e.Offset, Position: e.Position, Size: e.Size}
+	if t.ordered {
+		if v := t.line(queue, layout, &entry); v != handOut {
+			return v
+		}
+	}
+	t.rec.Entries = append(t.rec.Entries, entry)
+	t.attempts = append(t.attempts, 1)
+	return handOut
+}
+
+// verdict is what becomes of a message that was read.
+type verdict int
+
+const (
+	passOver verdict = iota
+	handOut
+	halt // the look goes no further, and has not looked at this one
+)
+
+// read reads the messages of entries of one queue, and asks of each what becomes of it, with its layout, nil when it is gone; those
+// that are handed out lie in buf then. It stops at the limit of bytes, when there are enough, when the budget is spent, or at a
+// message that cannot be read, and answers how many it got through.
+func (t *take) read(entries []store.Entry, judge func(i int, layout []byte) verdict) (looked int) {
 	if t.buf == nil {
 		t.buf = store.NewBuffer()
 	}
@@ -347,7 +402,7 @@ func (t *take) read(entries []store.Entry, tell func(i int, wanted bool)) (looke
 		begin := len(t.buf.B)
 		ends, err := t.p.store.ReadMessages(entries[looked:], maxPopBytes-begin, t.buf)
 		if errors.Is(err, commitlog.ErrGone) {
-			tell(looked, false)
+			judge(looked, nil)
 			looked++
 			continue
 		}
@@ -355,28 +410,36 @@ func (t *take) read(entries []store.Entry, tell func(i int, wanted bool)) (looke
 			t.fail(err)
 			return looked
 		}
-		kept := begin
+		kept, halted := begin, false
 		for _, end := range ends {
 			if len(t.ends) == t.req.Max || t.budget <= 0 {
 				break
 			}
 			layout := t.buf.B[begin:end]
-			wanted := t.wants(layout)
-			if wanted {
+			v := judge(looked, layout)
+			if halted = v == halt; halted {
+				break
+			}
+			if v == handOut {
 				kept += copy(t.buf.B[kept:], layout)
 				t.ends = append(t.ends, kept)
 			}
-			tell(looked, wanted)
 			looked++
 			begin = end
 		}
 		t.buf.B = t.buf.B[:kept]
+		if halted {
+			return looked
+		}
 	}
 	return looked
 }
 
-// wants decides by the message itself: the index has only the hash of its tag.
+// wants decides by the message itself: the index has only the hash of its tag. What is gone nobody wants.
 func (t *take) wants(layout []byte) bool {
+	if layout == nil {
+		return false
+	}
 	if t.filter.All() {
 		return true
 	}
@@ -424,7 +487,7 @@ func (t *take) write() error {
 
 // eachQueue calls f for every queue of the record, with the first item of its range, and says whether one of the calls did.
 func (t *take) eachQueue(f func(at place, r *pop.Range, item int) bool) (any bool) {
-	item := len(t.rec.Again)
+	item := len(t.rec.Again) + len(t.rec.Unparked)
 	for i := range t.rec.Ranges {
 		r := &t.rec.Ranges[i]
 		any = f(place{t.group, t.topic, r.Queue}, r, item) || any
@@ -444,12 +507,12 @@ func (t *take) done() {
 	}
 	wake := t.eachQueue(func(at place, r *pop.Range, item int) bool {
 		// Of a range without a message the outcome does not tell.
-		return t.p.leases.applied(at, r.Count > 0 && mask.Has(item))
+		return t.p.leases.applied(at, mask>>item&(1<<r.Count-1) != 0)
 	})
 	if t.expiry {
 		wake = t.p.leases.chosen(place{t.group, t.topic, everything}) || wake
 	}
-	t.wakeNext(wake)
+	t.wakeNext(wake || t.ordered && t.freed(mask))
 	t.applied <- struct{}{}
 }
 
@@ -489,6 +552,13 @@ func (t *take) eachHandedOut(mask pop.Mask, f func(pop.Ref)) {
 	for i := range t.rec.Again {
 		if mask.Has(item) {
 			ref.Queue, ref.Offset = t.rec.Again[i].Queue, t.rec.Again[i].Offset
+			f(ref)
+		}
+		item++
+	}
+	for i := range t.rec.Unparked {
+		if mask.Has(item) {
+			ref.Queue, ref.Offset = t.rec.Unparked[i].Queue, t.rec.Unparked[i].Offset
 			f(ref)
 		}
 		item++

@@ -106,13 +106,13 @@ func TestPopTranscripts(t *testing.T) {
 // run does one command.
 //
 //	topic NAME queues=N
-//	send TOPIC QUEUE [tag=T] [size=N] BODY…     one batch
-//	pop GROUP TOPIC [n=32] [invisible=10s] [tags=a||b] [queue=N] [wait=5s as=NAME]
+//	send TOPIC QUEUE [tag=T] [group=G] [size=N] BODY…     one batch
+//	pop GROUP TOPIC [n=32] [invisible=10s] [tags=a||b] [queue=N] [attempt=ID] [wait=5s as=NAME]
 //	join NAME                                   the answer of a pop that waited
 //	ack GROUP TOPIC HANDLE…, extend|giveback GROUP TOPIC HANDLE TIME
 //	advance TIME, crash, restart
 //	counters GROUP TOPIC, commit|reset GROUP TOPIC QUEUE OFFSET
-//	delete-topic NAME, delete-group NAME [clean]
+//	delete-topic NAME, delete-group NAME [clean], orderly-group|plain-group NAME
 func (s *transcript) run(d *datadriven.TestData) string {
 	ctx := context.Background()
 	args := map[string]string{}
@@ -173,9 +173,9 @@ func (s *transcript) run(d *datadriven.TestData) string {
 		return s.refusal(s.DeleteTopic(ctx, words[0]))
 	case "delete-group":
 		return s.refusal(s.DeleteGroup(ctx, words[0], len(words) > 1))
-	case "orderly-group":
+	case "orderly-group", "plain-group":
 		g := catalog.DefaultGroup(words[0])
-		g.ConsumeMessageOrderly = true
+		g.ConsumeMessageOrderly = d.Cmd == "orderly-group"
 		return s.refusal(s.PutGroup(ctx, g, ""))
 	}
 	s.t.Fatalf("unknown command %s", d.Cmd)
@@ -188,18 +188,23 @@ func (s *transcript) sendWords(words []string, args map[string]string) string {
 		if args["size"] != "" {
 			body += strings.Repeat(".", number(s.t, args["size"])-len(body))
 		}
-		m := plain(body)
+		var props []string
 		if tag := args["tag"]; tag != "" {
-			m = plain(body, message.PropTags, tag)
+			props = append(props, message.PropTags, tag)
 		}
-		messages = append(messages, m)
+		if group := args["group"]; group != "" {
+			props = append(props, message.PropShardingKey, group)
+		}
+		messages = append(messages, plain(body, props...))
 	}
 	_, err := s.Send(context.Background(), &SendRequest{Topic: words[0], QueueID: int32(number(s.t, words[1])), Messages: messages})
 	return s.refusal(err)
 }
 
 func (s *transcript) pop(words []string, args map[string]string) string {
-	req := &PopRequest{Group: words[0], Topic: words[1], Queue: -1, Max: 32, Invisible: 10 * time.Second}
+	req := &PopRequest{
+		Group: words[0], Topic: words[1], Queue: -1, Max: 32, Invisible: 10 * time.Second, AttemptID: args["attempt"],
+	}
 	if v := args["n"]; v != "" {
 		req.Max = number(s.t, v)
 	}

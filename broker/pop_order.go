@@ -1,0 +1,232 @@
+package broker
+
+import (
+	"errors"
+	"math"
+
+	"github.com/cairnmq/cairn/catalog"
+	"github.com/cairnmq/cairn/commitlog"
+	"github.com/cairnmq/cairn/message"
+	"github.com/cairnmq/cairn/pop"
+	"github.com/cairnmq/cairn/store"
+)
+
+// Looks for groups that are served in order: package pop says how (order.go). What a look chooses from an older view the fold
+// parks, so nothing here needs to be exact but for speed.
+
+// InOrder says whether a group gets the messages of a topic in order: when it is an ordered group, or the topic is for messages that
+// have an order. Users of the reference have to mark both, and lose the order in silence when they forget the group.
+func InOrder(g *catalog.Group, t *catalog.Topic) bool {
+	return g.ConsumeMessageOrderly || t.MessageType() == "FIFO"
+}
+
+const (
+	// maxWaiting is how many messages one look parks, at most.
+	maxWaiting = 512
+	// maxHeads is how many messages that wait one look reads, at most.
+	maxHeads = 128
+)
+
+// takeOrdered takes what was handed out before: what is in no line, from a time when the group was not served in order, then what is
+// next in its line; and then what waits in lines of which nothing is in flight.
+func (t *take) takeOrdered() {
+	if t.lines == nil {
+		t.lines = map[pop.Line]bool{}
+	}
+	s := t.p.store.Pop
+	if !s.MayHaveTurn(t.group, t.topic, t.now) || !t.lease() {
+		return
+	}
+	expired, err := s.Unlined(t.group, t.topic, t.req.Queue, t.now, maxExpired, t.expired[:0])
+	rest := len(expired)
+	if err == nil {
+		expired, err = s.Turns(t.group, t.topic, t.req.Queue, t.now, maxExpired, expired)
+	}
+	if t.expired = expired; err != nil {
+		t.fail(err)
+		return
+	}
+	t.budget = math.MaxInt // they are few, and matched before
+	t.more = t.readExpired(t.expired[:rest]) < rest
+	t.takeTurns(t.expired[rest:])
+	t.takeReady()
+	t.passed = t.passed || len(t.rec.Dropped) > 0 // which may have held up others
+}
+
+// takeTurns takes expired checkpoints of lines. What is behind a dead letter waits until that is one.
+func (t *take) takeTurns(expired []pop.Expired) {
+	for len(expired) > 0 {
+		if t.room() <= 0 {
+			t.more = true
+			return
+		}
+		n := 1 + behind(expired)
+		alive := 0
+		for alive < n && expired[alive].Attempts < t.limit {
+			alive++
+		}
+		t.readExpired(expired[:max(alive, 1)])
+		expired = expired[n:]
+	}
+}
+
+// behind is how many expired checkpoints follow the first one that are of the same line.
+func behind(expired []pop.Expired) (n int) {
+	first := &expired[0]
+	for i := range expired[1:] {
+		if e := &expired[1+i]; e.Line == 0 || e.Line != first.Line || e.Queue != first.Queue {
+			break
+		}
+		n++
+	}
+	return n
+}
+
+// takeReady takes what waits in lines of which nothing is in flight.
+func (t *take) takeReady() {
+	var err error
+	t.heads, err = t.p.store.Pop.Ready(t.group, t.topic, t.req.Queue, maxHeads, t.heads[:0])
+	if err != nil {
+		t.fail(err)
+		return
+	}
+	t.budget = math.MaxInt
+	for heads := t.heads; len(heads) > 0; {
+		if t.room() <= 0 {
+			t.more = true
+			return
+		}
+		n := 1
+		for n < len(heads) && heads[n].Line == heads[0].Line {
+			n++
+		}
+		t.readHeads(heads[:n])
+		heads = heads[n:]
+	}
+}
+
+// readHeads reads messages that wait in one line. One that cannot be read holds up those behind it.
+func (t *take) readHeads(heads []pop.Head) {
+	t.picked = t.picked[:0]
+	for i := range heads {
+		h := &heads[i]
+		t.picked = append(t.picked, store.Entry{Offset: h.Offset, Position: h.Position, Size: h.Size})
+	}
+	looked := t.read(t.picked, func(i int, layout []byte) verdict {
+		if !t.wants(layout) {
+			t.rec.Discarded = append(t.rec.Discarded, heads[i])
+			t.rec.Ordered, t.passed = true, true
+			return passOver
+		}
+		t.rec.Unparked = append(t.rec.Unparked, heads[i])
+		t.rec.Ordered = true
+		t.attempts = append(t.attempts, 1)
+		return handOut
+	})
+	t.more = t.more || looked < len(heads) && t.room() <= 0
+}
+
+// line decides what becomes of a new message of an ordered group. Where one without a message group is held up, so is its queue: such
+// messages are in order with each other only, but parking them one by one would gain nobody anything in the usual queue, in which
+// none has a message group.
+func (t *take) line(queue int32, layout []byte, e *pop.Entry) verdict {
+	t.budget -= len(layout)
+	group, _ := message.Property(message.PropertiesOf(layout), message.PropShardingKey)
+	l := pop.Line{Queue: queue, ID: pop.LineOf(group)}
+	free, known := t.lines[l]
+	if !known {
+		held, err := t.p.store.Pop.HasLine(t.group, t.topic, l)
+		if err != nil {
+			t.fail(err)
+			return halt
+		}
+		free = !held
+		t.lines[l] = free
+	}
+	e.Line = l.ID
+	switch {
+	case free:
+		return handOut
+	case l.OfQueue():
+		t.barred = true
+		return halt
+	case len(t.rec.Parked) >= maxWaiting:
+		return halt
+	}
+	t.rec.Parked = append(t.rec.Parked, *e)
+	return passOver
+}
+
+// freed says whether the records that were applied may have left something to go that this look did not find so.
+func (t *take) freed(mask pop.Mask) bool {
+	if len(t.rec.Dropped) > 0 || len(t.dead.letters) > 0 { // they may have held up a line, or a queue
+		return true
+	}
+	return (len(t.rec.Parked) > 0 || mask.Count() < t.rec.Items()) && t.p.store.Pop.MayHaveReady(t.group, t.topic)
+}
+
+// ackedInOrder wakes one that waits when what was acknowledged has held up others: in their lines, or in the queues of these handles.
+func (p *popper) ackedInOrder(key groupOfTopic, refs []pop.Ref) {
+	if !p.waiters.waiting(key.group, key.topic) {
+		return
+	}
+	wake := p.store.Pop.MayHaveTurn(key.group, key.topic, p.clock.Now().UnixMilli())
+	for i := 0; i < len(refs) && !wake; i++ {
+		s, err := p.stand(place{key.group, key.topic, refs[i].Queue})
+		wake = err == nil && max(s.next, s.low) < s.high
+	}
+	if wake {
+		p.waiters.ready(key.group, key.topic, 1)
+	}
+}
+
+// ---- asking without taking ----
+
+// before lists up to most of what a pop at now (ms) would begin with, before anything new.
+func (r *popping) before(now int64, most int) ([]pop.Expired, error) {
+	s, g, t, queue := r.p.store.Pop, r.g.ID, r.t.ID, r.req.Queue
+	if !InOrder(r.g, r.t) {
+		return s.Expired(g, t, queue, now, most, nil)
+	}
+	out, err := s.Unlined(g, t, queue, now, most, nil)
+	if err == nil {
+		out, err = s.Turns(g, t, queue, now, most-len(out), out)
+	}
+	if err != nil {
+		return nil, err
+	}
+	heads, err := s.Ready(g, t, queue, most-len(out), nil)
+	for i := range heads {
+		h := &heads[i]
+		out = append(out, pop.Expired{
+			Ref: pop.Ref{Queue: h.Queue, Offset: h.Offset}, Checkpoint: pop.Checkpoint{Position: h.Position, Size: h.Size, Line: h.ID},
+		})
+	}
+	return out, err
+}
+
+// barred says whether a queue is held up by its next message, from an offset on: a pop would find nothing new there.
+func (r *popping) barred(queue int32, from int64) (bool, error) {
+	l := pop.Line{Queue: queue, ID: pop.LineOf(nil)}
+	if !InOrder(r.g, r.t) {
+		return false, nil
+	}
+	if held, err := r.p.store.Pop.HasLine(r.g.ID, r.t.ID, l); err != nil || !held {
+		return false, err
+	}
+	entries, err := r.p.store.Entries(r.t.ID, queue, from, 1, nil)
+	if err != nil || len(entries) == 0 {
+		return false, err
+	}
+	buf := store.NewBuffer()
+	defer buf.Release()
+	ends, err := r.p.store.ReadMessages(entries, maxPopBytes, buf)
+	if errors.Is(err, commitlog.ErrGone) {
+		return false, nil // a pop passes over it
+	}
+	if err != nil {
+		return false, err
+	}
+	group, _ := message.Property(message.PropertiesOf(buf.B[:ends[0]]), message.PropShardingKey)
+	return pop.LineOf(group) == l.ID, nil
+}
