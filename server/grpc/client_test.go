@@ -244,13 +244,15 @@ func TestOfficialClientsStart(t *testing.T) {
 // TestOfficialProducerRefusals: the producer gets the code, after its own three attempts.
 func TestOfficialProducerRefusals(t *testing.T) {
 	r := newRig(t)
-	r.topic("fifo", "FIFO")
-	p := r.producer("fifo")
-	m := &client.Message{Topic: "fifo", Body: []byte("x")}
-	m.SetMessageGroup("g")
+	r.topic("urgent", "PRIORITY")
+	p := r.producer("urgent")
+	m := &client.Message{Topic: "urgent", Body: []byte("x")}
+	if err := m.SetPriority(3); err != nil {
+		t.Fatal(err)
+	}
 	_, err := p.Send(t.Context(), m)
 	if rpcCode(err) != pb.Code_UNSUPPORTED {
-		t.Errorf("a FIFO message: %v", err)
+		t.Errorf("a message with a priority: %v", err)
 	}
 	m = &client.Message{Topic: "plain", Body: []byte("x"), Tag: new(string)}
 	m.SetTag("a|b")

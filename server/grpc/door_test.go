@@ -118,18 +118,14 @@ func TestGroupTopicsAreNotMadeOnDemand(t *testing.T) {
 func TestAssignment(t *testing.T) {
 	r := newRig(t)
 	r.topic("T", "NORMAL")
-	r.topic("fifo", "FIFO")
+	r.topic("lite", "LITE")
 	if err := r.broker.PutTopic(context.Background(), catalog.Topic{Name: "closed", ReadQueues: 1, WriteQueues: 1, Perm: catalog.PermWrite, TopicFilterType: "SINGLE_TAG"}, ""); err != nil {
 		t.Fatal(err)
 	}
-	ordered := catalog.DefaultGroup("ordered")
-	ordered.ConsumeMessageOrderly = true
 	disabled := catalog.DefaultGroup("disabled")
 	disabled.ConsumeEnable = false
-	for _, g := range []catalog.Group{ordered, disabled} {
-		if err := r.broker.PutGroup(context.Background(), g, ""); err != nil {
-			t.Fatal(err)
-		}
+	if err := r.broker.PutGroup(context.Background(), disabled, ""); err != nil {
+		t.Fatal(err)
 	}
 	s := r.stub("c1")
 	ask := func(topic, group string) *pb.QueryAssignmentResponse {
@@ -149,7 +145,7 @@ func TestAssignment(t *testing.T) {
 		want         pb.Code
 	}{
 		{"closed", "g", pb.Code_FORBIDDEN}, {"T", "disabled", pb.Code_FORBIDDEN},
-		{"fifo", "g", pb.Code_UNSUPPORTED}, {"T", "ordered", pb.Code_UNSUPPORTED},
+		{"lite", "g", pb.Code_UNSUPPORTED},
 		{"T", "", pb.Code_ILLEGAL_CONSUMER_GROUP}, {"", "g", pb.Code_ILLEGAL_TOPIC},
 	} {
 		if got := ask(c.topic, c.group).GetStatus().GetCode(); got != c.want {
@@ -395,7 +391,6 @@ func TestSendRefusals(t *testing.T) {
 		"normal to a FIFO topic":        {[]func(*pb.Message){to("T-FIFO")}, pb.Code_MESSAGE_PROPERTY_CONFLICT_WITH_TYPE},
 		"FIFO to a normal topic":        {[]func(*pb.Message){messageGroup("g")}, pb.Code_MESSAGE_PROPERTY_CONFLICT_WITH_TYPE},
 		"delayed to a normal topic":     {[]func(*pb.Message){deliverIn(time.Minute)}, pb.Code_MESSAGE_PROPERTY_CONFLICT_WITH_TYPE},
-		"FIFO":                          {[]func(*pb.Message){to("T-FIFO"), messageGroup("g")}, pb.Code_UNSUPPORTED},
 		"transaction to a normal topic": {[]func(*pb.Message){transaction}, pb.Code_MESSAGE_PROPERTY_CONFLICT_WITH_TYPE},
 		"delayed transaction to a topic of transactions": {[]func(*pb.Message){to("T-TRANSACTION"), delayedTransaction(time.Minute)},
 			pb.Code_MESSAGE_PROPERTY_CONFLICT_WITH_TYPE},

@@ -14,7 +14,6 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/cairnmq/cairn/broker"
-	"github.com/cairnmq/cairn/catalog"
 	"github.com/cairnmq/cairn/internal/clock"
 	"github.com/cairnmq/cairn/message"
 )
@@ -261,12 +260,7 @@ func TestAckRefusals(t *testing.T) {
 
 func TestReceiveRefusals(t *testing.T) {
 	r, _ := fakeRig(t)
-	r.topic("fifo", "FIFO")
-	ordered := catalog.DefaultGroup("ordered")
-	ordered.ConsumeMessageOrderly = true
-	if err := r.broker.PutGroup(context.Background(), ordered, ""); err != nil {
-		t.Fatal(err)
-	}
+	r.topic("lite", "LITE")
 	filter := func(kind pb.FilterType, e string) func(*pb.ReceiveMessageRequest) {
 		return func(r *pb.ReceiveMessageRequest) {
 			r.FilterExpression = &pb.FilterExpression{Type: kind, Expression: e}
@@ -296,8 +290,7 @@ func TestReceiveRefusals(t *testing.T) {
 		"illegal topic":           {"c", "5.1.4", 10 * time.Second, from("a b", "g"), pb.Code_ILLEGAL_TOPIC},
 		"illegal group":           {"c", "5.1.4", 10 * time.Second, from("T", "a b"), pb.Code_ILLEGAL_CONSUMER_GROUP},
 		"unknown topic":           {"c", "5.1.4", 10 * time.Second, from("unknown", "g"), pb.Code_TOPIC_NOT_FOUND},
-		"FIFO topic":              {"c", "5.1.4", 10 * time.Second, from("fifo", "g"), pb.Code_UNSUPPORTED},
-		"FIFO group":              {"c", "5.1.4", 10 * time.Second, from("T", "ordered"), pb.Code_UNSUPPORTED},
+		"lite topic":              {"c", "5.1.4", 10 * time.Second, from("lite", "g"), pb.Code_UNSUPPORTED},
 		"4 s left":                {"c", "5.0.3", 4 * time.Second, invisible(30 * time.Second), pb.Code_ILLEGAL_POLLING_TIME},
 		"4 s left, old client":    {"c", "5.0.2", 4 * time.Second, invisible(30 * time.Second), pb.Code_BAD_REQUEST},
 		"4 s left, silent client": {"c", "", 4 * time.Second, invisible(30 * time.Second), pb.Code_BAD_REQUEST},

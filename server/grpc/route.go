@@ -6,6 +6,7 @@ import (
 
 	pb "github.com/apache/rocketmq-clients/golang/v5/protocol/v2"
 
+	"github.com/cairnmq/cairn/broker"
 	"github.com/cairnmq/cairn/catalog"
 )
 
@@ -81,7 +82,8 @@ func endpointsOf(a netip.AddrPort) *pb.Endpoints {
 }
 
 // QueryAssignment answers one assignment that stands for all queues: every consumer of a group receives from all of them, and
-// the broker shares the messages out.
+// the broker shares the messages out. Where the order matters it is one for each queue, as in the reference: so many receives does
+// a consumer have under way then. Each of them gets messages of all queues, in the order of their message groups.
 func (d *Door) QueryAssignment(ctx context.Context, req *pb.QueryAssignmentRequest) (*pb.QueryAssignmentResponse, error) {
 	assignments, err := d.assignments(ctx, req)
 	return &pb.QueryAssignmentResponse{Status: d.statusOf(rpcAssignment, err), Assignments: assignments}, nil
@@ -99,14 +101,25 @@ func (d *Door) assignments(ctx context.Context, req *pb.QueryAssignmentRequest) 
 	if err != nil {
 		return nil, err
 	}
-	t, _, err := d.consumable(ctx, topic, group)
+	t, g, err := d.consumable(ctx, topic, group)
 	if err != nil {
 		return nil, err
 	}
-	return []*pb.Assignment{{MessageQueue: &pb.MessageQueue{
-		Topic: req.GetTopic(), Id: -1, Broker: d.self(req.GetEndpoints()), Permission: pb.Permission_READ_WRITE,
-		AcceptMessageTypes: acceptTypes[t.MessageType()],
-	}}}, nil
+	self := d.self(req.GetEndpoints())
+	assigned := func(id int32) *pb.Assignment {
+		return &pb.Assignment{MessageQueue: &pb.MessageQueue{
+			Topic: req.GetTopic(), Id: id, Broker: self, Permission: pb.Permission_READ_WRITE,
+			AcceptMessageTypes: acceptTypes[t.MessageType()],
+		}}
+	}
+	if !broker.InOrder(g, t) {
+		return []*pb.Assignment{assigned(-1)}, nil
+	}
+	all := make([]*pb.Assignment, 0, t.ReadQueues)
+	for id := range t.ReadQueues {
+		all = append(all, assigned(id))
+	}
+	return all, nil
 }
 
 // consumable answers a topic and a group that may receive from it. The group is made when that is allowed.
@@ -124,10 +137,8 @@ func (d *Door) consumable(ctx context.Context, topic, group string) (*catalog.To
 		return nil, nil, refuse(pb.Code_FORBIDDEN, "topic %s is not readable", topic)
 	case !g.ConsumeEnable:
 		return nil, nil, refuse(pb.Code_FORBIDDEN, "consuming is disabled for group %s", group)
-	case kind == "FIFO" || kind == "LITE":
+	case kind == "LITE":
 		return nil, nil, refuse(pb.Code_UNSUPPORTED, "receiving from topic %s: topics of type %s are not supported yet", topic, kind)
-	case g.ConsumeMessageOrderly:
-		return nil, nil, refuse(pb.Code_UNSUPPORTED, "receiving in order, as group %s asks for, is not supported yet", group)
 	}
 	return t, g, nil
 }

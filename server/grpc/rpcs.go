@@ -22,9 +22,9 @@ var notImplemented = map[string]string{
 // notes on rpcs that are served. What they say of refusals is held true by tests.
 var notes = map[string]string{
 	rpcQueryRoute:     "with auto-create-topics makes a topic that is not there",
-	rpcSend:           "delivery times and transactions, each message alone; message groups, priorities and lite topics: UNSUPPORTED",
-	rpcReceive:        "FIFO topics and groups: UNSUPPORTED",
-	rpcAssignment:     "one assignment of all queues; FIFO topics and groups: UNSUPPORTED",
+	rpcSend:           "delivery times and transactions, each message alone; messages of one message group go to one queue; priorities and lite topics: UNSUPPORTED",
+	rpcReceive:        "of all queues, whichever is named; FIFO groups and topics: in the order of message groups, again for the same attempt id",
+	rpcAssignment:     "one assignment of all queues; FIFO groups and topics: one for each queue; lite topics: UNSUPPORTED",
 	rpcForward:        "of a message that is settled or was handed out again: OK, nothing happens; lite topics: UNSUPPORTED",
 	rpcChange:         "without a time the group's retry policy says when; lite topics: UNSUPPORTED",
 	rpcPull:           "not implemented in the reference",

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cairnmq/cairn/broker"
 	"github.com/cairnmq/cairn/catalog"
+	"github.com/cairnmq/cairn/kvindex"
 	"github.com/cairnmq/cairn/message"
 )
 
@@ -67,7 +68,11 @@ func (d *Door) send(ctx context.Context, req *pb.SendMessageRequest) ([]broker.S
 		d.willAsk(ctx, id, req.Messages[0].GetTopic())
 	}
 	now, from := d.clock.Now(), addressOf(ctx)
-	out := broker.SendRequest{ProducerGroup: topic, Topic: topic, QueueID: -1, Messages: make([]message.Message, len(req.Messages))}
+	queue, err := queueOf(t, req.Messages)
+	if err != nil {
+		return nil, err
+	}
+	out := broker.SendRequest{ProducerGroup: topic, Topic: topic, QueueID: queue, Messages: make([]message.Message, len(req.Messages))}
 	for i, m := range req.Messages {
 		if out.Messages[i], err = stored(topic, m, from, now); err != nil {
 			return nil, err
@@ -76,13 +81,41 @@ func (d *Door) send(ctx context.Context, req *pb.SendMessageRequest) ([]broker.S
 	return d.broker.Send(ctx, &out)
 }
 
+// queueOf is the queue of messages that have a message group, −1 for others. Clients choose one by a hash of their own, and not all of
+// them by the same; so that all messages of a group meet in one queue, what they say does not count.
+func queueOf(t *catalog.Topic, messages []*pb.Message) (int32, error) {
+	group := messages[0].GetSystemProperties().GetMessageGroup()
+	for _, m := range messages[1:] {
+		if m.GetSystemProperties().GetMessageGroup() != group {
+			return 0, refuse(pb.Code_ILLEGAL_MESSAGE_GROUP, "messages of different message groups in one request")
+		}
+	}
+	if group == "" || t.WriteQueues <= 0 {
+		return -1, nil
+	}
+	return bucketOf(kvindex.HashKey(group), t.WriteQueues), nil
+}
+
+// bucketOf chooses one of n buckets such that one more bucket takes over its share of keys and leaves all others where they are: jump
+// consistent hashing (Lamping and Veach, 2014).
+func bucketOf(key uint64, n int32) int32 {
+	const multiplier = 2862933555777941757
+	bucket, next := int64(-1), int64(0)
+	for next < int64(n) {
+		bucket = next
+		key = key*multiplier + 1
+		next = int64(float64(bucket+1) * (float64(1<<31) / float64(key>>33+1)))
+	}
+	return int32(bucket)
+}
+
 // checkKind holds the kind of a message against its topic's, and against what is served.
 func checkKind(t *catalog.Topic, kind pb.MessageType, s *pb.SystemProperties) error {
 	if !accepts(t.MessageType(), kind) {
 		return refuse(pb.Code_MESSAGE_PROPERTY_CONFLICT_WITH_TYPE, "topic %s is for %s messages, not for %s", t.Name, t.MessageType(), kind)
 	}
 	switch kind {
-	case pb.MessageType_NORMAL, pb.MessageType_DELAY:
+	case pb.MessageType_NORMAL, pb.MessageType_DELAY, pb.MessageType_FIFO:
 		return nil
 	case pb.MessageType_TRANSACTION:
 		if s.GetDeliveryTimestamp() != nil && !accepts(t.MessageType(), pb.MessageType_DELAY) {
@@ -133,6 +166,9 @@ func properties(topic string, m *pb.Message, from netip.AddrPort, born int64) []
 	}
 	if len(s.GetKeys()) > 0 {
 		p = message.AppendProperty(p, message.PropKeys, strings.Join(s.GetKeys(), " "))
+	}
+	if s.GetMessageGroup() != "" {
+		p = message.AppendProperty(p, message.PropShardingKey, s.GetMessageGroup())
 	}
 	p = message.AppendProperty(p, message.PropUniqueKey, s.GetMessageId())
 	p = message.AppendProperty(p, message.PropReconsume, strconv.Itoa(int(s.GetDeliveryAttempt())))

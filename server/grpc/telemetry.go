@@ -192,13 +192,21 @@ func (d *Door) mergeSubscription(ctx context.Context, s *settings, out *pb.Setti
 		return err
 	}
 	s.group = group
-	sub.Fifo = proto.Bool(g.ConsumeMessageOrderly)
+	sub.Fifo = proto.Bool(d.inOrder(g, s.consumer.Subscriptions))
 	sub.ReceiveBatchSize = proto.Int32(receiveBatch)
 	sub.LongPollingTimeout = durationpb.New(longPolling)
 	sub.LiteSubscriptionQuota = proto.Int32(liteQuota)
 	sub.MaxLiteTopicSize = proto.Int32(maxLiteTopic)
 	out.BackoffPolicy = retryPolicyOf(g)
 	return nil
+}
+
+// inOrder says whether a consumer gets something in order. What it gets otherwise it handles one after the other then, too.
+func (d *Door) inOrder(g *catalog.Group, subscriptions []broker.Subscription) bool {
+	return g.ConsumeMessageOrderly || slices.ContainsFunc(subscriptions, func(s broker.Subscription) bool {
+		t, err := d.broker.Topic(s.Topic)
+		return err == nil && broker.InOrder(g, t)
+	})
 }
 
 func subscriptionOf(topic string, f *pb.FilterExpression, version int64) broker.Subscription {
