@@ -18,7 +18,7 @@ import (
 
 // deadScript adds to a transcript of pops what is about dead letters.
 //
-//	group NAME retries=N [attributes=+k=v]
+//	group NAME retries=N [orderly] [attributes=+k=v]
 //	forward GROUP TOPIC HANDLE [attempts=N], nack GROUP TOPIC HANDLE
 //	dead GROUP [tag=T] [reason=R] [n=N]          where, why and what they are
 //	groups                                       how many each group has
@@ -42,7 +42,7 @@ func (s *deadScript) run(d *datadriven.TestData) string {
 	switch d.Cmd {
 	case "group":
 		g := catalog.DefaultGroup(words[0])
-		g.RetryMaxTimes = int32(number(s.t, args["retries"]))
+		g.RetryMaxTimes, g.ConsumeMessageOrderly = int32(number(s.t, args["retries"])), slices.Contains(words, "orderly")
 		return s.refusal(s.PutGroup(ctx, g, args["attributes"]))
 	case "forward":
 		req := &ForwardRequest{Group: words[0], Topic: words[1], Handle: s.handle(words[2])}
