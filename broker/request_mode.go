@@ -31,8 +31,8 @@ type storedMode struct {
 	Share int32  `json:"share"`
 }
 
-// SetRequestMode says how the group's consumers get the topic's messages from now on. It survives a restart. What a group has
-// popped and not yet acknowledged is for those that pop: a group that is set back to pulling does not get it again.
+// SetRequestMode says how the group's consumers get the topic's messages from now on. It survives a restart. What a group that is
+// set back to pulling has popped and does not acknowledge comes to its retry topic (HandOver).
 //
 // Refusals: CodeTopicNotFound, CodeGroupNotFound, CodeNoPermission (retry topics are always pulled), CodeBusy, CodeReadOnly,
 // CodeClosing.
@@ -78,13 +78,18 @@ func (b *Broker) RequestMode(group, topic string) (RequestMode, error) {
 		}
 		return RequestMode{}, err
 	}
+	m, _, err := b.storedMode(g, t)
+	return RequestMode{Pop: m.Pop, Share: m.Share}, err
+}
+
+// storedMode is what was set; ok is false where nothing was.
+func (b *Broker) storedMode(g *catalog.Group, t *catalog.Topic) (m storedMode, ok bool, err error) {
 	value, ok, err := b.catalog.KV(requestModes, requestModeKey(g, t))
 	if err != nil || !ok {
-		return RequestMode{}, verbError(err, "read the request mode of "+group)
+		return m, false, verbError(err, "read the request mode of "+g.Name)
 	}
-	var m storedMode
-	if err := json.Unmarshal([]byte(value), &m); err != nil { // somebody wrote into the namespace
-		return RequestMode{}, nil
+	if json.Unmarshal([]byte(value), &m) != nil {
+		return storedMode{}, false, nil // somebody wrote into the namespace
 	}
-	return RequestMode{Pop: m.Pop, Share: m.Share}, nil
+	return m, true, nil
 }

@@ -152,6 +152,9 @@ func (h *heldPull) answer(res *broker.PullResult, err error) {
 		h.s.conn.Respond(h.req, h.d.errorReply(h.req, err))
 		return
 	}
+	if res.Status == broker.PullNoNewMessage {
+		h.d.broker.HandOver(h.pull.Group, h.pull.Topic)
+	}
 	resp := h.req.Reply(pullCode(res, h.pull.Offset))
 	resp.Fields.Add("suggestWhichBrokerId", "0")
 	resp.Fields.AddInt("nextBeginOffset", res.NextOffset)

@@ -224,6 +224,7 @@ class PopTest {
         String group = group("pop-mode-group");
         Map<String, Boolean> got = new ConcurrentHashMap<>();
         DefaultMQPushConsumer c = consumer(group, "pop-mode");
+        c.setPopInvisibleTime(5000); // what is on its way when the mode changes is dropped by the client, and comes again after this
         c.subscribe(topic, "*");
         c.registerMessageListener((MessageListenerConcurrently) (ms, ctx) -> {
             ms.forEach(m -> got.put(body(m), popped(m)));
