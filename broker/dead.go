@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/cairnmq/cairn/catalog"
 	"github.com/cairnmq/cairn/commitlog"
@@ -46,7 +47,7 @@ const endless = math.MaxInt32
 
 // attemptsFor is how often a group gets a message of a topic. Its own dead letters have nowhere to go.
 func attemptsFor(g *catalog.Group, t *catalog.Topic) int32 {
-	if t.Name == catalog.DLQPrefix+g.Name {
+	if group, dead := strings.CutPrefix(t.Name, catalog.DLQPrefix); dead && group == g.Name {
 		return endless
 	}
 	return g.MaxAttempts()

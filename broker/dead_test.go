@@ -321,6 +321,9 @@ func TestManyDeadLettersAtOnce(t *testing.T) {
 	if d, err := r.DeadGroup("g"); err != nil || d.Count != n {
 		t.Errorf("%+v, %v; want %d", d, err, n)
 	}
+	if m := r.meters.dead.find(groupOfTopicName{"g", "t"}); m == nil || m.messages.Load() != n {
+		t.Errorf("the meter of dead letters: %+v", m)
+	}
 	seen := map[string]bool{}
 	q := DeadQuery{Group: "g", Most: 7}
 	for more := true; more; {

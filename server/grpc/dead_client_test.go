@@ -3,6 +3,8 @@
 package grpc
 
 import (
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -69,5 +71,59 @@ func TestOfficialPushConsumerThatFails(t *testing.T) {
 	r.eventually("the message is a dead letter", func() bool { return len(r.dead("failing")) > 0 })
 	if d := r.dead("failing"); deliveries.Load() != 3 || len(d) != 1 || d[0].Attempts != 3 {
 		t.Errorf("%d deliveries, then %+v", deliveries.Load(), d)
+	}
+}
+
+// TestOfficialFIFOConsumerThatFails: the client tries a message itself as often as the group says, and gives it up. It does not wait
+// for that with what came in the same answer, so only the first and the last try have a place among the others.
+func TestOfficialFIFOConsumerThatFails(t *testing.T) {
+	r := newRig(t)
+	r.topic("ordered", "FIFO")
+	g := catalog.DefaultGroup("ordered-failing")
+	g.RetryMaxTimes, g.ConsumeMessageOrderly = 2, true
+	g.RetryPolicy = &catalog.RetryPolicy{Type: catalog.RetryCustomized, Customized: &catalog.CustomizedBackoff{Next: []int64{10}}}
+	if err := r.broker.PutGroup(t.Context(), g, ""); err != nil {
+		t.Fatal(err)
+	}
+	p := r.producer("ordered")
+	for _, body := range []string{"poison", "after it"} {
+		m := &client.Message{Topic: "ordered", Body: []byte(body)}
+		m.SetMessageGroup("one")
+		if _, err := p.Send(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var mu sync.Mutex
+	var seen []string
+	pc, err := client.NewPushConsumer(r.config("ordered-failing"), client.WithPushAwaitDuration(5*time.Second),
+		client.WithPushSubscriptionExpressions(map[string]*client.FilterExpression{"ordered": client.SUB_ALL}),
+		client.WithPushMessageListener(&client.FuncMessageListener{Consume: func(m *client.MessageView) client.ConsumerResult {
+			mu.Lock()
+			defer mu.Unlock()
+			seen = append(seen, string(m.GetBody()))
+			if string(m.GetBody()) == "poison" {
+				return client.FAILURE
+			}
+			return client.SUCCESS
+		}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := pc.Start(); err != nil { // its GracefulStop waits for half a minute: it ends with the test
+		t.Fatal(err)
+	}
+	r.eventually("one is a dead letter, and nothing is left", func() bool {
+		c, err := r.broker.GroupCounters("ordered-failing", "ordered")
+		return len(r.dead("ordered-failing")) > 0 && err == nil && c == (broker.GroupCounters{})
+	})
+	mu.Lock()
+	defer mu.Unlock()
+	first := seen[0]
+	slices.Sort(seen)
+	if want := []string{"after it", "poison", "poison", "poison"}; first != "poison" || !slices.Equal(seen, want) {
+		t.Errorf("consumed %q, first %s; want %q", seen, first, want)
+	}
+	if d := r.dead("ordered-failing"); len(d) != 1 || d[0].Reason != broker.DeadForwarded || d[0].Attempts != 3 {
+		t.Errorf("%+v", d)
 	}
 }
