@@ -103,6 +103,7 @@ func (r *popping) repeat() (*PopResult, error) {
 	}
 	e := &pop.Extend{Group: key.group, Topic: key.topic}
 	res := &PopResult{PoppedAt: now, Invisible: invisibleMs(r.req.Invisible)}
+	again := &attempt{until: now + res.Invisible}
 	entries := make([]store.Entry, 0, len(given.refs))
 	for _, ref := range given.refs {
 		c, ok, err := r.p.store.Pop.Get(pop.Popped{Group: key.group, Topic: key.topic, Ref: ref})
@@ -110,7 +111,13 @@ func (r *popping) repeat() (*PopResult, error) {
 			return nil, err
 		}
 		entries = append(entries, store.Entry{Offset: ref.Offset, Position: c.Position, Size: c.Size})
-		e.Moves = append(e.Moves, pop.Move{Ref: ref, To: now + res.Invisible})
+		e.Moves = append(e.Moves, pop.Move{Ref: ref, To: again.until})
+		h := pop.Handle{
+			Group: key.group, Topic: key.topic, Queue: ref.Queue, Offset: ref.Offset, PoppedAt: now, VisibleAt: again.until,
+			Attempts: c.Attempts, Nonce: ref.Nonce,
+		}
+		again.refs = append(again.refs, h.Ref())
+		res.Handles = append(res.Handles, string(h.AppendTo(nil)))
 		res.Attempts = append(res.Attempts, c.Attempts)
 	}
 	res.Buffer = store.NewBuffer()
@@ -125,7 +132,12 @@ func (r *popping) repeat() (*PopResult, error) {
 	moved, err := await(r.ctx, func(done func(bool, error)) {
 		p := &commitlog.Proposal{Records: []record.Record{pop.ExtendRecord(e)}}
 		p.Done = func(p *commitlog.Proposal) {
-			done(p.Err == nil && pop.MaskOf(p.Outcomes[0]).Count() == len(e.Moves), p.Err)
+			moved := p.Err == nil && pop.MaskOf(p.Outcomes[0]).Count() == len(e.Moves)
+			if moved { // also when nobody waits for it any more
+				r.p.attempts.put(key, again, now)
+				r.p.alarms.note(groupOfTopic{key.group, key.topic}, again.until)
+			}
+			done(moved, p.Err)
 		}
 		if err := r.p.store.Propose(p); err != nil {
 			p.Err = err
@@ -136,18 +148,6 @@ func (r *popping) repeat() (*PopResult, error) {
 		res.Buffer.Release()
 		return nil, err
 	}
-	r.p.alarms.note(groupOfTopic{key.group, key.topic}, now+res.Invisible)
-	res.Handles = make([]string, 0, len(e.Moves))
-	again := &attempt{until: now + res.Invisible}
-	for i, m := range e.Moves {
-		h := pop.Handle{
-			Group: key.group, Topic: key.topic, Queue: m.Queue, Offset: m.Offset, PoppedAt: now, VisibleAt: m.To,
-			Attempts: res.Attempts[i], Nonce: m.Nonce,
-		}
-		res.Handles = append(res.Handles, string(h.AppendTo(nil)))
-		again.refs = append(again.refs, h.Ref())
-	}
-	r.p.attempts.put(key, again, now)
 	return res, nil
 }
 

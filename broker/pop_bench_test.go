@@ -6,9 +6,11 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/cairnmq/cairn/catalog"
 	"github.com/cairnmq/cairn/message"
 )
 
@@ -67,6 +69,72 @@ func BenchmarkPopAndAck(b *testing.B) {
 				b.Fatalf("%+v, %v", got, err)
 			}
 		})
+	}
+}
+
+// The same for a group that is served in order, with so many message groups in each queue, 0: none has one.
+func BenchmarkOrderedPopAndAck(b *testing.B) {
+	for _, c := range []struct{ groups, max, consumers int }{{1000, 32, 16}, {1000, 1, 64}, {4, 32, 16}, {0, 32, 16}} {
+		b.Run(fmt.Sprintf("groups=%d/max=%d/consumers=%d", c.groups, c.max, c.consumers), func(b *testing.B) {
+			br := openOnDisk(b)
+			t, err := br.EnsureTopic(context.Background(), "t", 8)
+			if err != nil {
+				b.Fatal(err)
+			}
+			g := catalog.DefaultGroup("g")
+			g.ConsumeMessageOrderly = true
+			if err := br.PutGroup(context.Background(), g, ""); err != nil {
+				b.Fatal(err)
+			}
+			sendGrouped(b, br, t, b.N, c.groups)
+			runtime.GC()
+			b.ReportAllocs()
+			b.ResetTimer()
+			began := cpuTime(b)
+			ctx, done := context.WithCancel(context.Background())
+			defer done()
+			var acked atomic.Int64
+			var wg sync.WaitGroup
+			for range c.consumers {
+				wg.Go(func() {
+					for ctx.Err() == nil {
+						res, err := br.Pop(ctx, &PopRequest{Group: "g", Topic: "t", Queue: -1, Max: c.max, Invisible: time.Hour, Wait: time.Hour})
+						if err != nil || res.Buffer == nil {
+							return
+						}
+						res.Buffer.Release()
+						ackAll(b, br, res.Handles, false)
+						if acked.Add(int64(len(res.Handles))) == int64(b.N) {
+							done()
+						}
+					}
+				})
+			}
+			wg.Wait()
+			b.StopTimer()
+			b.ReportMetric(float64(cpuTime(b)-began)/float64(b.N)/1e3, "cpu-µs/msg")
+			if got, err := br.GroupCounters("g", "t"); err != nil || got != (GroupCounters{}) {
+				b.Fatalf("%+v, %v", got, err)
+			}
+		})
+	}
+}
+
+// sendGrouped sends n messages to the queues of a topic, one message group after the other.
+func sendGrouped(b *testing.B, br *Broker, t *catalog.Topic, n, groups int) {
+	b.Helper()
+	for i := 0; i < n; i += 64 {
+		batch := make([]message.Message, min(64, n-i))
+		for j := range batch {
+			batch[j] = clientMessage(128)
+			if groups > 0 {
+				batch[j].Properties = message.AppendProperty(slices.Clone(batch[j].Properties), message.PropShardingKey,
+					fmt.Sprint("group", (i+j)%groups))
+			}
+		}
+		if _, err := br.Send(context.Background(), &SendRequest{Topic: t.Name, QueueID: int32(i / 64 % 8), Messages: batch}); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 

@@ -23,8 +23,8 @@ func InOrder(g *catalog.Group, t *catalog.Topic) bool {
 const (
 	// maxWaiting is how many messages one look parks, at most.
 	maxWaiting = 512
-	// maxHeads is how many messages that wait one look reads, at most.
-	maxHeads = 128
+	// spare is how many more than it has room for a look lists, since some may be dead or damaged.
+	spare = 4
 )
 
 // takeOrdered takes what was handed out before: what is in no line, from a time when the group was not served in order, then what is
@@ -37,17 +37,19 @@ func (t *take) takeOrdered() {
 	if !s.MayHaveTurn(t.group, t.topic, t.now) || !t.lease() {
 		return
 	}
-	expired, err := s.Unlined(t.group, t.topic, t.req.Queue, t.now, maxExpired, t.expired[:0])
+	most := t.room() + spare
+	expired, err := s.Unlined(t.group, t.topic, t.req.Queue, t.now, most, t.expired[:0])
 	rest := len(expired)
 	if err == nil {
-		expired, err = s.Turns(t.group, t.topic, t.req.Queue, t.now, maxExpired, expired)
+		expired, err = s.Turns(t.group, t.topic, t.req.Queue, t.now, most-rest, expired)
 	}
 	if t.expired = expired; err != nil {
 		t.fail(err)
 		return
 	}
+	t.more = len(expired) == most
 	t.budget = math.MaxInt // they are few, and matched before
-	t.more = t.readExpired(t.expired[:rest]) < rest
+	t.readExpired(t.expired[:rest])
 	t.takeTurns(t.expired[rest:])
 	t.takeReady()
 	t.passed = t.passed || len(t.rec.Dropped) > 0 // which may have held up others
@@ -85,11 +87,13 @@ func behind(expired []pop.Expired) (n int) {
 // takeReady takes what waits in lines of which nothing is in flight.
 func (t *take) takeReady() {
 	var err error
-	t.heads, err = t.p.store.Pop.Ready(t.group, t.topic, t.req.Queue, maxHeads, t.heads[:0])
+	most := t.room() + spare
+	t.heads, err = t.p.store.Pop.Ready(t.group, t.topic, t.req.Queue, most, t.heads[:0])
 	if err != nil {
 		t.fail(err)
 		return
 	}
+	t.more = t.more || len(t.heads) == most
 	t.budget = math.MaxInt
 	for heads := t.heads; len(heads) > 0; {
 		if t.room() <= 0 {
@@ -133,15 +137,10 @@ func (t *take) line(queue int32, layout []byte, e *pop.Entry) verdict {
 	t.budget -= len(layout)
 	group, _ := message.Property(message.PropertiesOf(layout), message.PropShardingKey)
 	l := pop.Line{Queue: queue, ID: pop.LineOf(group)}
-	free, known := t.lines[l]
-	if !known {
-		held, err := t.p.store.Pop.HasLine(t.group, t.topic, l)
-		if err != nil {
-			t.fail(err)
-			return halt
-		}
-		free = !held
-		t.lines[l] = free
+	free, err := t.free(l)
+	if err != nil {
+		t.fail(err)
+		return halt
 	}
 	e.Line = l.ID
 	switch {
@@ -155,6 +154,19 @@ func (t *take) line(queue int32, layout []byte, e *pop.Entry) verdict {
 	}
 	t.rec.Parked = append(t.rec.Parked, *e)
 	return passOver
+}
+
+// free says whether what comes to a line may be handed out, as far as this look knows.
+func (t *take) free(l pop.Line) (bool, error) {
+	if free, known := t.lines[l]; known {
+		return free, nil
+	}
+	held, err := t.p.store.Pop.HasLine(t.group, t.topic, l)
+	if err != nil {
+		return false, err
+	}
+	t.lines[l] = !held
+	return !held, nil
 }
 
 // freed says whether the records that were applied may have left something to go that this look did not find so.

@@ -330,6 +330,13 @@ func (t *take) scan(queue int32, s stand) (end int64, err error) {
 	}
 	end = s.next
 	window := t.room()
+	if t.ordered { // the first may be all that there is to see
+		if free, err := t.free(pop.Line{Queue: queue, ID: pop.LineOf(nil)}); err != nil {
+			return end, err
+		} else if !free {
+			window = 1
+		}
+	}
 	for scanned := 0; scanned < popScan && from < s.high && t.room() > 0 && t.budget > 0; scanned += len(t.entries) {
 		chunk, most := scanChunk, t.room()
 		switch {

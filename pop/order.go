@@ -56,6 +56,7 @@ type Head struct {
 // lineRow is what a row of the kind OrderLine says.
 type lineRow struct {
 	parked  int64    // messages that wait
+	from    int64    // none of them has an offset below this; 0 when there are none
 	since   int64    // index of the log batch since when the first of them may go; 0 while something is in flight
 	flights []flight // what is in flight, offsets rise
 }
@@ -90,11 +91,12 @@ func (r *lineRow) find(offset int64) int {
 
 // appendLine makes the value of a row of the kind OrderLine; gap is the distance of an offset from the one before, or from 0.
 //
-//	┌────────────┬───────────┬──────────────┬────────┬──────────────────┐
-//	│ parked uv  │ since uv  │ in flight uv │ gap uv │ visible at ms uv │ the last two × in flight
-//	└────────────┴───────────┴──────────────┴────────┴──────────────────┘
+//	┌────────────┬──────────┬───────────┬──────────────┬────────┬──────────────────┐
+//	│ parked uv  │ from uv  │ since uv  │ in flight uv │ gap uv │ visible at ms uv │ the last two × in flight
+//	└────────────┴──────────┴───────────┴──────────────┴────────┴──────────────────┘
 func appendLine(dst []byte, r *lineRow) []byte {
 	dst = binary.AppendUvarint(dst, uint64(r.parked))
+	dst = binary.AppendUvarint(dst, uint64(r.from))
 	dst = binary.AppendUvarint(dst, uint64(r.since))
 	dst = binary.AppendUvarint(dst, uint64(len(r.flights)))
 	last := int64(0)
@@ -108,7 +110,7 @@ func appendLine(dst []byte, r *lineRow) []byte {
 
 func (r *lineRow) decode(val []byte) error {
 	d := decode(val)
-	r.parked, r.since = d.Number(), d.Number()
+	r.parked, r.from, r.since = d.Number(), d.Number(), d.Number()
 	r.flights = r.flights[:0]
 	last := int64(0)
 	for i := range d.Count(2) {
@@ -119,7 +121,9 @@ func (r *lineRow) decode(val []byte) error {
 		last = next.offset
 		r.flights = append(r.flights, next)
 	}
-	if len(r.flights) > MaxItems || len(r.flights) > 0 && r.since != 0 || len(r.flights) == 0 && r.parked == 0 {
+	switch {
+	case len(r.flights) > MaxItems, len(r.flights) > 0 && r.since != 0, len(r.flights) == 0 && r.parked == 0,
+		r.parked == 0 && r.from != 0:
 		d.Fail()
 	}
 	if err := d.End(); err != nil {
@@ -144,6 +148,22 @@ func decodeParked(val []byte) (position record.Position, size int32, err error) 
 		return 0, 0, fmt.Errorf("parked row: %w", err)
 	}
 	return position, size, nil
+}
+
+// appendReady makes the value of a row of the kind OrderReady; one of the kind OrderTurn is empty.
+//
+//	┌──────────┐
+//	│ from uv  │ nothing that waits in the line has an offset below this, so that a look for it need not pass what is gone
+//	└──────────┘
+func appendReady(dst []byte, from int64) []byte { return binary.AppendUvarint(dst, uint64(from)) }
+
+func decodeReady(val []byte) (from int64, err error) {
+	d := decode(val)
+	from = d.Number()
+	if err := d.End(); err != nil {
+		return 0, fmt.Errorf("ready row: %w", err)
+	}
+	return from, nil
 }
 
 // The keys of SpaceOrder have their kind here.
@@ -175,11 +195,14 @@ func init() {
 		case kvindex.OrderLine:
 			var r lineRow
 			err := r.decode(val)
-			return describe(val, err, "parked=%d since=%d in-flight=%v", r.parked, r.since, r.flights)
+			return describe(val, err, "parked=%d from=%d since=%d in-flight=%v", r.parked, r.from, r.since, r.flights)
 		case kvindex.OrderParked:
 			position, size, err := decodeParked(val)
 			return describe(val, err, "position=%d size=%d", position, size)
-		case kvindex.OrderReady, kvindex.OrderTurn:
+		case kvindex.OrderReady:
+			from, err := decodeReady(val)
+			return describe(val, err, "from=%d", from)
+		case kvindex.OrderTurn:
 			if len(val) == 0 {
 				return "empty"
 			}

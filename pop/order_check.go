@@ -17,6 +17,7 @@ type orderCheck struct {
 // checkedLine is what is left of a line to be found.
 type checkedLine struct {
 	parked int64
+	from   int64 // least offset that may wait
 	last   int64 // offset in flight, −1 for none
 	turn   turn  // kind 0 when it was found
 }
@@ -87,7 +88,7 @@ func (c *orderCheck) line(l Line, val []byte) error {
 	if err := row.decode(val); err != nil {
 		return err
 	}
-	checked := &checkedLine{parked: row.parked, last: -1, turn: row.turn()}
+	checked := &checkedLine{parked: row.parked, from: row.from, last: -1, turn: row.turn()}
 	for _, fl := range row.flights {
 		val, ok, err := c.r.Get(kvindex.AppendCheckpointKey(nil, c.at.group, c.at.topic, fl.visibleAt, l.Queue, fl.offset), nil)
 		if err != nil {
@@ -115,7 +116,7 @@ func (c *orderCheck) parked(l Line, offset int64, val []byte) error {
 		return err
 	}
 	line := c.lines[l]
-	if line == nil || line.parked == 0 || offset <= line.last {
+	if line == nil || line.parked == 0 || offset <= line.last || offset < line.from {
 		return fmt.Errorf("%+v: offset %d waits and should not", l, offset)
 	}
 	line.parked--

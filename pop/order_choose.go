@@ -83,7 +83,7 @@ func (s *State) Turns(group, topic kvindex.ID, queue int32, now int64, most int,
 	}
 	until, end := min(now, never)+lookahead, len(dst)+most
 	first := until
-	err := s.walkPlaces(at, kvindex.OrderTurn, floor, until, func(since int64, l Line) (more bool, err error) {
+	err := s.walkPlaces(at, kvindex.OrderTurn, floor, until, func(since int64, l Line, _ []byte) (more bool, err error) {
 		first = min(first, since)
 		if since > now || len(dst) >= end {
 			return false, nil
@@ -144,13 +144,17 @@ func (s *State) Ready(group, topic kvindex.ID, queue int32, most int, dst []Head
 		return dst, nil
 	}
 	first, end := int64(never), len(dst)+most
-	err := s.walkPlaces(at, kvindex.OrderReady, floor, never, func(since int64, l Line) (more bool, err error) {
+	err := s.walkPlaces(at, kvindex.OrderReady, floor, never, func(since int64, l Line, val []byte) (bool, error) {
 		first = min(first, since)
 		if len(dst) >= end {
 			return false, nil
 		}
-		if queue == AnyQueue || queue == l.Queue {
-			dst, err = s.headsOf(at, l, since, end, dst)
+		if queue != AnyQueue && queue != l.Queue {
+			return true, nil
+		}
+		from, err := decodeReady(val)
+		if err == nil {
+			dst, err = s.headsOf(at, l, since, from, end, dst)
 		}
 		return true, err
 	})
@@ -161,10 +165,11 @@ func (s *State) Ready(group, topic kvindex.ID, queue int32, most int, dst []Head
 	return dst, nil
 }
 
-// headsOf appends what waits in a line, until dst has end.
-func (s *State) headsOf(at place, l Line, since int64, end int, dst []Head) ([]Head, error) {
-	prefix := kvindex.AppendOrderLineKey(nil, at.group, at.topic, kvindex.OrderParked, l.Queue, l.ID)
-	err := kvindex.EachRow(s.engine, prefix, kvindex.PrefixEnd(prefix), func(key, val []byte) (bool, error) {
+// headsOf appends what waits in a line from an offset on, until dst has end.
+func (s *State) headsOf(at place, l Line, since, from int64, end int, dst []Head) ([]Head, error) {
+	lower := kvindex.AppendOrderParkedKey(nil, at.group, at.topic, l.Queue, l.ID, from)
+	upper := kvindex.PrefixEnd(lower[:len(lower)-8])
+	err := kvindex.EachRow(s.engine, lower, upper, func(key, val []byte) (bool, error) {
 		if len(dst) >= end {
 			return false, nil
 		}
@@ -176,12 +181,17 @@ func (s *State) headsOf(at place, l Line, since int64, end int, dst []Head) ([]H
 }
 
 // walkPlaces calls f for the lines whose place in a list is from ≤ place < to, in order, until it returns false.
-func (s *State) walkPlaces(at place, kind kvindex.OrderKind, from, to int64, f func(since int64, l Line) (more bool, err error)) error {
+func (s *State) walkPlaces(at place, kind kvindex.OrderKind, from, to int64,
+	f func(since int64, l Line, val []byte) (more bool, err error),
+) error {
 	sc := scratches.Get().(*scratch)
 	defer scratches.Put(sc)
 	sc.lower = kvindex.AppendOrderSinceKey(sc.lower[:0], at.group, at.topic, kind, max(from, 0))
 	sc.upper = kvindex.AppendOrderSinceKey(sc.upper[:0], at.group, at.topic, kind, max(to, 0))
-	err := kvindex.EachRow(s.engine, sc.lower, sc.upper, func(key, _ []byte) (bool, error) { return f(placeOfTurn(key)) })
+	err := kvindex.EachRow(s.engine, sc.lower, sc.upper, func(key, val []byte) (bool, error) {
+		since, l := placeOfTurn(key)
+		return f(since, l, val)
+	})
 	if err != nil {
 		return fmt.Errorf("pop: read the order of group id %d on topic id %d: %w", at.group, at.topic, err)
 	}

@@ -84,6 +84,9 @@ func (f *fold) writeLine(b *kvindex.Batch, at place, l Line, was turn) {
 	case was.kind != kvindex.OrderReady:
 		o.line.since = int64(b.Index())
 	}
+	if o.line.parked == 0 {
+		o.line.from = 0
+	}
 	is := o.line.turn()
 	o.key = kvindex.AppendOrderLineKey(o.key[:0], at.group, at.topic, kvindex.OrderLine, l.Queue, l.ID)
 	if is.kind == 0 {
@@ -105,11 +108,13 @@ func (f *fold) writeLine(b *kvindex.Batch, at place, l Line, was turn) {
 		return
 	}
 	o.key = kvindex.AppendOrderPlaceKey(o.key[:0], at.group, at.topic, is.kind, is.since, l.Queue, l.ID)
-	b.Set(o.key, nil)
 	lows := o.lowTurns
+	o.val = o.val[:0]
 	if is.kind == kvindex.OrderReady {
 		lows = o.lowReady
+		o.val = appendReady(o.val, o.line.from)
 	}
+	b.Set(o.key, o.val)
 	if low, ok := lows[at]; !ok || is.since < low {
 		lows[at] = is.since
 	}
@@ -213,6 +218,9 @@ func (f *fold) enter(b *kvindex.Batch, at place, queue int32, e *Entry, p *Pop) 
 	o.val = appendParked(o.val[:0], e.Position, e.Size)
 	b.Set(o.key, o.val)
 	o.freshParked = append(o.freshParked, freshParked{freshLine{at, l}, e.Offset})
+	if o.line.parked == 0 {
+		o.line.from = e.Offset
+	}
 	o.line.parked++
 	o.parked++
 	f.writeLine(b, at, l, was)
@@ -241,6 +249,9 @@ func (f *fold) unpark(b *kvindex.Batch, at place, h *Head, p *Pop, discard bool)
 		return false, err
 	}
 	b.SingleDelete(key)
+	if !discard { // what is before it has gone
+		o.line.from = h.Offset + 1
+	}
 	o.line.parked--
 	o.parked--
 	f.writeLine(b, at, h.Line, was)

@@ -222,8 +222,9 @@ func TestOrderBytes(t *testing.T) {
 		"pop": {p.Record().Payload, "02" + "0304" + "e807" + "ac02" + "0102030405060708" + "00" + "00" +
 			"01" + "02" + "0000000000000007" + "09" + "c801" + "00" +
 			"01" + "00" + "0a" + "02" + "01" + "00" + "d00f" + "64" + "0000000000000005" + "01" + "01" + "b410" + "64" + "0000000000000006"},
-		"line":   {appendLine(nil, &lineRow{parked: 1, flights: []flight{{10, 300}, {12, 1}}}), "01" + "00" + "02" + "0aac02" + "0201"},
-		"ready":  {appendLine(nil, &lineRow{parked: 2, since: 3}), "02" + "03" + "00"},
+		"line":   {appendLine(nil, &lineRow{parked: 1, from: 13, flights: []flight{{10, 300}, {12, 1}}}), "01" + "0d" + "00" + "02" + "0aac02" + "0201"},
+		"ready":  {appendLine(nil, &lineRow{parked: 2, from: 1, since: 3}), "02" + "01" + "03" + "00"},
+		"place":  {appendReady(nil, 200), "c801"},
 		"parked": {appendParked(nil, 2000, 100), "d00f" + "64"},
 		"checkpoint": {appendCheckpoint(nil, &Checkpoint{Nonce: 1, Attempts: 2, Position: 3, Size: 4, PoppedAt: 5, FirstAt: 5, Line: 6}),
 			"0000000000000001" + "02" + "03" + "04" + "05" + "00" + "0000000000000006"},
@@ -253,7 +254,7 @@ func TestCheckFindsWhatIsWrongInLines(t *testing.T) {
 			w.Delete(kvindex.AppendOrderPlaceKey(nil, group, topic, kvindex.OrderTurn, 100, 0, 5))
 		},
 		"two places": func(w kvindex.Writer, group, topic kvindex.ID) {
-			w.Set(kvindex.AppendOrderPlaceKey(nil, group, topic, kvindex.OrderReady, 100, 0, 5), nil)
+			w.Set(kvindex.AppendOrderPlaceKey(nil, group, topic, kvindex.OrderReady, 100, 0, 5), appendReady(nil, 0))
 		},
 		"counter": func(w kvindex.Writer, group, topic kvindex.ID) {
 			w.Set(kvindex.AppendCounterKey(nil, group, topic), appendCounters(nil, Counters{1, 2}))

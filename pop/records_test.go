@@ -197,6 +197,11 @@ func FuzzRows(f *testing.F) {
 				t.Fatalf("%+v became %+v, %v", line, again, err)
 			}
 		}
+		if from, err := decodeReady(val); err == nil {
+			if again, err := decodeReady(appendReady(nil, from)); err != nil || again != from {
+				t.Fatalf("%d became %d, %v", from, again, err)
+			}
+		}
 		if position, size, err := decodeParked(val); err == nil {
 			if p, s, err := decodeParked(appendParked(nil, position, size)); err != nil || p != position || s != size {
 				t.Fatalf("%d, %d became %d, %d, %v", position, size, p, s, err)
