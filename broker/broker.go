@@ -2,7 +2,7 @@
 // waiters of long polls; and the due loop, which owns the clock.
 //
 // Read broker.go first, then the file of the verb in question: send.go and sendop.go, sendback.go, pull.go and pullwait.go,
-// pop.go, transaction.go, recall.go and timers.go, offsets.go and reset.go, query.go, topics.go, groups.go, clients.go, locks.go,
+// pop.go, dead.go, transaction.go, recall.go and timers.go, offsets.go and reset.go, query.go, topics.go, groups.go, clients.go, locks.go,
 // tools.go; below them are changes.go (one change of a name at a time), due.go, fire.go, check.go, waiters.go, workers.go,
 // meters.go, rates.go and trends.go.
 //

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cairnmq/cairn/catalog"
 	"github.com/cairnmq/cairn/message"
+	"github.com/cairnmq/cairn/pop"
 )
 
 // deadRun is a random run of pops in a group with a limit of deliveries. Each message that was sent is at any time in one place: not
@@ -198,6 +199,112 @@ func TestDeadLettersAgreeWithTheModel(t *testing.T) {
 			"send": r.sendSome, "pop": r.pop, "pop again": r.pop, "pop once more": r.pop, "ack": r.ack, "forward": r.forward, "redrive": r.redrive,
 			"extend":   func(t *rapid.T) { r.extend(t, false) },
 			"giveback": func(t *rapid.T) { r.extend(t, true) },
+			"advance": func(t *rapid.T) {
+				r.clock.Advance(time.Duration(rapid.IntRange(-10, 30).Draw(t, "seconds")) * time.Second)
+			},
+			"crash": func(t *rapid.T) {
+				r.crash(r.t)
+				r.compareAll(t)
+			},
+			"": r.compare,
+		})
+		r.compareAll(rt)
+	})
+}
+
+// deadOrderRun is a random run of a group that is served in order and has a limit of deliveries: a dead letter holds up nothing.
+type deadOrderRun struct {
+	*orderRun
+	limit int32
+	dead  map[string]deadWant
+}
+
+func (r *deadOrderRun) pop(t *rapid.T) {
+	now := r.clock.Now()
+	req := &PopRequest{Group: "g", Topic: "t", Queue: -1, Max: rapid.IntRange(1, 8).Draw(t, "max"),
+		Invisible: time.Duration(rapid.IntRange(1, 20).Draw(t, "invisible")) * time.Second}
+	res, err := r.Pop(context.Background(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	died := r.bury(t, now)
+	mine := map[string]bool{}
+	if res.Buffer != nil {
+		defer res.Buffer.Release()
+		for i, stored := range decodeAll(r.t, res.Buffer.B, res.Ends) {
+			m := r.byBody[string(stored.Body)]
+			r.handedOut(t, m, mine)
+			mine[m.body] = true
+			m.state, m.visible, m.handle = orderInFlight, now.Add(req.Invisible), res.Handles[i]
+			if res.Attempts[i] != m.attempts || m.attempts > r.limit {
+				t.Fatalf("%s: attempt %d, want %d of %d", m.body, res.Attempts[i], m.attempts, r.limit)
+			}
+			r.handles = append(r.handles, modelHandle{m.handle, m.body})
+		}
+	}
+	if len(mine) < req.Max && !died { // what is behind a dead letter comes with the next look
+		r.nothingLeft(t, -1)
+	}
+}
+
+// bury follows what a pop has made dead letters of: those whose checkpoint is gone after their last delivery.
+func (r *deadOrderRun) bury(t *rapid.T, now time.Time) (died bool) {
+	g, err := r.Group("g")
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := map[[2]int64]bool{}
+	err = r.store.Pop.EachFrom(g.ID, mustTopicID(r.t, r.testBroker, "t"), pop.Ref{}, func(e *pop.Expired) bool {
+		there[[2]int64{int64(e.Queue), e.Offset}] = true
+		return true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range r.byBody {
+		if m.state == orderInFlight && m.attempts >= r.limit && !m.visible.After(now) && !there[[2]int64{int64(m.queue), int64(m.offset)}] {
+			m.state, died = orderDone, true
+			r.dead[m.body] = deadWant{m.body, DeadAttempts, m.attempts}
+		}
+	}
+	return died
+}
+
+func (r *deadOrderRun) forward(t *rapid.T) {
+	if len(r.handles) == 0 {
+		t.Skip()
+	}
+	h := rapid.SampledFrom(r.handles).Draw(t, "handle")
+	if err := r.Forward(context.Background(), &ForwardRequest{Group: "g", Topic: "t", Handle: h.handle}); err != nil {
+		t.Fatalf("forward of %s: %v", h.body, err)
+	}
+	if m := r.byBody[h.body]; m.state == orderInFlight && sameCheckpoint(t, m.handle, h.handle) {
+		m.state = orderDone
+		r.dead[h.body] = deadWant{h.body, DeadForwarded, m.attempts}
+	}
+}
+
+func (r *deadOrderRun) compareAll(t *rapid.T) {
+	lists := &deadRun{popRun: &popRun{popRig: r.popRig, t: r.t}}
+	for _, d := range r.dead {
+		lists.dead = append(lists.dead, d)
+	}
+	lists.compareAll(t)
+}
+
+func TestDeadLettersInOrderAgreeWithTheModel(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		r := &deadOrderRun{orderRun: &orderRun{popRig: openPopRig(t), t: t, byBody: map[string]*orderMessage{}}, dead: map[string]deadWant{}}
+		defer r.shut(t)
+		r.topicOf(t, "t", orderQueues)
+		g := catalog.DefaultGroup("g")
+		g.ConsumeMessageOrderly, g.RetryMaxTimes = true, rapid.Int32Range(0, 2).Draw(rt, "retries")
+		r.limit = g.MaxAttempts()
+		if err := r.PutGroup(context.Background(), g, ""); err != nil {
+			t.Fatal(err)
+		}
+		rt.Repeat(map[string]func(*rapid.T){
+			"send": r.send, "pop": r.pop, "pop again": r.pop, "pop once more": r.pop, "ack": r.ack, "forward": r.forward, "extend": r.extend,
 			"advance": func(t *rapid.T) {
 				r.clock.Advance(time.Duration(rapid.IntRange(-10, 30).Draw(t, "seconds")) * time.Second)
 			},

@@ -95,6 +95,7 @@ func (p *popper) take(r *popping) (res *PopResult, again bool, err error) {
 		return nil, false, err
 	}
 	buried := t.buried(r)
+	t.wakeNext(t.ordered && buried > 0) // what was behind them may go now
 	mask := pop.MaskOf(t.proposal.Outcomes[0])
 	if mask.Count() < t.rec.Items() {
 		t.keep(mask)

@@ -58,8 +58,9 @@ const (
 	KindEnd Kind = 19
 	// KindCheck notes that producers were asked for the end of transactions (package txn).
 	KindCheck Kind = 20
-	// KindForward is the message of a checkpoint once more, in another topic and in place of the checkpoint: a dead letter, or
-	// one that is redriven (package store for the message, package pop for the checkpoint).
+	// KindForward is the message of a checkpoint once more, in another topic and in place of the checkpoint: a dead letter, one
+	// that is redriven, or what a group that pulls now had popped. It is a copy, since such messages are few, stay for a
+	// retention of their own, and must not keep old segments (package store for the message, package pop for the checkpoint).
 	KindForward Kind = 21
 )
 
