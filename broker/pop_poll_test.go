@@ -132,7 +132,7 @@ func TestHowLongPollsEnd(t *testing.T) {
 
 // Many send, many pop at the same time, and some of these change their minds: each message is handed out once, or is there still.
 func TestLongPollsLoseNothing(t *testing.T) {
-	const messages, consumers = 3000, 8
+	const messages, consumers = 1000, 8
 	r := newPopRig(t)
 	r.topicOf(t, "t", 4)
 	r.group(t, "g")
@@ -200,7 +200,7 @@ func TestNobodyWaitsForWhatIsThere(t *testing.T) {
 	r := newPopRig(t)
 	r.topicOf(t, "t", 1)
 	r.group(t, "g")
-	for range 300 {
+	for range 100 {
 		cancel, first := r.popAsync(waitingPop(1))
 		_, second := r.popAsync(waitingPop(1))
 		r.idle(t, 2)
@@ -247,7 +247,7 @@ func TestANewGroupMayBeginWithTheOldest(t *testing.T) {
 
 // What an idle long poll costs: memory, and no goroutine.
 func TestMemoryOfALongPoll(t *testing.T) {
-	const n = 10_000
+	const n = 2000
 	r := newPopRig(t)
 	r.topicOf(t, "t", 8)
 	r.popBodies(t, popOf(1))
@@ -260,8 +260,9 @@ func TestMemoryOfALongPoll(t *testing.T) {
 	for i := range cancels {
 		cancels[i] = r.PopAsync(waitingPop(32), func(*PopResult, error) { over.Add(1) })
 	}
-	r.idle(t, n)
-	poll(t, "their goroutines to end", func() bool { return runtime.NumGoroutine() <= routines })
+	poll(t, "all to wait, and their goroutines to end", func() bool {
+		return r.waiters.len() == n && runtime.NumGoroutine() <= routines
+	})
 	runtime.GC()
 	runtime.ReadMemStats(&after)
 	heap := (int64(after.HeapAlloc) - int64(before.HeapAlloc)) / n

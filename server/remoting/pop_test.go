@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -274,4 +275,47 @@ func TestReconsumeTimes(t *testing.T) {
 			t.Fatal(resp.Code, resp.Remark)
 		}
 	}
+}
+
+// What was popped for a connection that has ended meanwhile is there for others at once, and was no attempt.
+func TestWhatNobodyTakesIsGivenBack(t *testing.T) {
+	r := newRig(t, commitlog.ModeOS, Options{}, nil)
+	c := r.dial(wire.ClientOptions{})
+	if resp := invoke(t, c, sendRequest("gone", "0", "x")); resp.Code != 0 {
+		t.Fatal(resp.Code, resp.Remark)
+	}
+	s := r.door.sessions()[0]
+	h := &heldPop{s: s, d: r.door, req: popRequest("g", "gone", "0"), pop: broker.PopRequest{
+		Group: "g", Topic: "gone", Queue: -1, Max: 1, Invisible: time.Minute, ShortNonce: true,
+	}}
+	res, err := r.broker.Pop(t.Context(), &h.pop)
+	if err != nil || len(res.Ends) != 1 {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	c.Close()
+	eventually(t, "the connection to end", s.hasEnded)
+	h.answerPop(res, nil)
+	res, err = r.broker.Pop(t.Context(), &h.pop)
+	if err != nil || len(res.Ends) != 1 || res.Attempts[0] != 1 {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	res.Buffer.Release()
+}
+
+// While too much is on its way to clients nothing is popped, and what has reached them counts no more.
+func TestSlowClientsDoNotPop(t *testing.T) {
+	r := newRig(t, commitlog.ModeOS, Options{}, nil)
+	c := r.dial(wire.ClientOptions{})
+	if resp := invoke(t, c, sendRequest("slow", "0", "x")); resp.Code != 0 {
+		t.Fatal(resp.Code, resp.Remark)
+	}
+	r.door.answering.Add(maxBeingAnswered + 1)
+	if resp := invoke(t, c, popRequest("g", "slow", "0")); resp.Code != wire.PollingFull {
+		t.Error(resp.Code, resp.Remark)
+	}
+	r.door.answering.Add(-maxBeingAnswered - 1)
+	if resp := invoke(t, c, popRequest("g", "slow", "0")); resp.Code != wire.Success {
+		t.Error(resp.Code, resp.Remark)
+	}
+	eventually(t, "answered", func() bool { return r.door.answering.Load() == 0 })
 }
