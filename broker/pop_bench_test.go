@@ -120,6 +120,49 @@ func BenchmarkOrderedPopAndAck(b *testing.B) {
 	}
 }
 
+// What others of the group pay while so many messages wait behind one that nobody acknowledges.
+func BenchmarkPopBesideAStuckMessageGroup(b *testing.B) {
+	for _, stuck := range []int{1, 100_000} {
+		b.Run(fmt.Sprintf("waiting=%d", stuck), func(b *testing.B) {
+			br := openOnDisk(b)
+			t, err := br.EnsureTopic(context.Background(), "t", 1)
+			if err != nil {
+				b.Fatal(err)
+			}
+			g := catalog.DefaultGroup("g")
+			g.ConsumeMessageOrderly = true
+			if err := br.PutGroup(context.Background(), g, ""); err != nil {
+				b.Fatal(err)
+			}
+			sendGrouped(b, br, t, stuck, 1)
+			pop := func(n int) *PopResult {
+				res, err := br.Pop(context.Background(), &PopRequest{Group: "g", Topic: "t", Queue: -1, Max: n, Invisible: time.Hour})
+				if err != nil {
+					b.Fatal(err)
+				}
+				return res
+			}
+			pop(1).Buffer.Release()
+			began := time.Now()
+			if res := pop(32); res.Buffer != nil { // parks all of it
+				b.Fatalf("%d messages came", len(res.Ends))
+			}
+			parking := time.Since(began)
+			sendGrouped(b, br, t, b.N, 0)
+			runtime.GC()
+			b.ResetTimer()
+			for left := b.N; left > 0; {
+				res := pop(32)
+				res.Buffer.Release()
+				ackAll(b, br, res.Handles, false)
+				left -= len(res.Handles)
+			}
+			b.StopTimer()
+			b.ReportMetric(float64(parking.Microseconds())/float64(stuck), "µs/parked")
+		})
+	}
+}
+
 // sendGrouped sends n messages to the queues of a topic, one message group after the other.
 func sendGrouped(b *testing.B, br *Broker, t *catalog.Topic, n, groups int) {
 	b.Helper()
@@ -132,7 +175,7 @@ func sendGrouped(b *testing.B, br *Broker, t *catalog.Topic, n, groups int) {
 					fmt.Sprint("group", (i+j)%groups))
 			}
 		}
-		if _, err := br.Send(context.Background(), &SendRequest{Topic: t.Name, QueueID: int32(i / 64 % 8), Messages: batch}); err != nil {
+		if _, err := br.Send(context.Background(), &SendRequest{Topic: t.Name, QueueID: int32(i/64) % t.WriteQueues, Messages: batch}); err != nil {
 			b.Fatal(err)
 		}
 	}
