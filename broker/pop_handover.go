@@ -20,6 +20,8 @@ const maxHandOver = 32
 // time goes to the group's retry topic, where consumers that pull find it, or to its dead letters when it was delivered as often as
 // the group allows. That is for groups that were told to pull (SetRequestMode), since of all others the next pop takes it.
 //
+// What a group gets in order is not handed over: in a retry topic it would have none.
+//
 // It returns at once, and costs next to nothing when there is nothing to do. Whoever pulls calls it when a pull finds nothing, so a
 // message comes again as late as the next pull that is over. What fails is tried again at the next one.
 func (b *Broker) HandOver(group, topic string) {
@@ -27,7 +29,7 @@ func (b *Broker) HandOver(group, topic string) {
 		return
 	}
 	g, t, err := b.groupAndTopic(group, topic)
-	if err != nil || g.ConsumeMessageOrderly || !b.store.Pop.MayHaveExpired(g.ID, t.ID, b.clock.Now().UnixMilli()) {
+	if err != nil || InOrder(g, t) || !b.store.Pop.MayHaveExpired(g.ID, t.ID, b.clock.Now().UnixMilli()) {
 		b.gate.leave()
 		return
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/cairnmq/cairn/filter"
 	"github.com/cairnmq/cairn/kvindex"
+	"github.com/cairnmq/cairn/pop"
 	"github.com/cairnmq/cairn/store"
 )
 
@@ -18,8 +19,9 @@ type NotifyRequest struct {
 }
 
 // NotifyAsync answers whether there is something for the group, and waits up to req.Wait for it. Nothing is taken: who asks
-// pops then, and may come too late. It may say yes where only messages are that the filter will pass over: what an SQL92
-// expression makes of them is for the pop to find out, and so is a tag that is not among the next popScan messages of a queue.
+// pops then, and may come too late. It may say yes where only messages are that the filter will pass over, or that have to wait
+// behind others of their message group: what an SQL92 expression makes of them is for the pop to find out, and so is a tag that is
+// not among the next popScan messages of a queue.
 //
 // done is called exactly once, from a goroutine of its own or before NotifyAsync returns; cancel ends the wait. Refusals: those
 // of Pop.
@@ -68,6 +70,24 @@ func (r *popping) something() (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// seen lists what a look at now (ms) would take of what the group has met before, up to most of each: what is visible again, and what
+// has waited in a line of which nothing is in flight.
+func (r *popping) seen(now int64, most int) (again []pop.Expired, heads []pop.Head, err error) {
+	s, group, topic, queue := r.p.store.Pop, r.g.ID, r.t.ID, r.req.Queue
+	switch {
+	case !InOrder(r.g, r.t):
+		again, err = s.Expired(group, topic, queue, now, most, nil)
+	case s.MayHaveTurn(group, topic, now):
+		if again, err = s.Unlined(group, topic, queue, now, most, nil); err == nil {
+			again, err = s.Turns(group, topic, queue, now, most-len(again), again)
+		}
+	}
+	if err == nil && s.MayHaveReady(group, topic) {
+		heads, err = s.Ready(group, topic, queue, most, nil)
+	}
+	return again, heads, err
 }
 
 // queuesOf is the range of queues that a request for one (or −1 for all of them) means.

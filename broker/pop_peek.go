@@ -4,7 +4,6 @@ import (
 	"errors"
 
 	"github.com/cairnmq/cairn/commitlog"
-	"github.com/cairnmq/cairn/pop"
 	"github.com/cairnmq/cairn/store"
 )
 
@@ -17,7 +16,7 @@ type PeekRequest struct {
 
 // Peek reads what a pop without a filter would hand out next, expired messages before new ones, and takes nothing: Handles is
 // nil, Attempts is which delivery the next one will be, Invisible is 0. Nothing found is not an error. What another pop is
-// taking at the same time may be among it.
+// taking at the same time may be among it, and so may new messages that will have to wait behind others of their message group.
 //
 // Refusals: CodeTopicNotFound, CodeGroupNotFound, CodeNoPermission, CodeParameter, CodeClosing.
 func (b *Broker) Peek(req *PeekRequest) (*PopResult, error) {
@@ -33,7 +32,7 @@ func (b *Broker) Peek(req *PeekRequest) (*PopResult, error) {
 		return nil, err
 	}
 	k := &peek{popping: r, most: req.Max, res: &PopResult{PoppedAt: b.clock.Now().UnixMilli()}}
-	err := k.expired()
+	err := k.seen()
 	first, end := queuesOf(req.Queue, r.t.ReadQueues)
 	for q := first; q < end && err == nil && k.room() > 0; q++ {
 		err = k.new(q)
@@ -64,20 +63,20 @@ func (k *peek) room() int {
 	return k.most - len(k.res.Ends)
 }
 
-// expired reads what is visible again.
-func (k *peek) expired() error {
-	expired, err := k.before(k.res.PoppedAt, k.most)
-	for i := range expired {
-		if err != nil || k.room() <= 0 {
-			break
+// seen reads what the group has met before.
+func (k *peek) seen() error {
+	again, heads, err := k.popping.seen(k.res.PoppedAt, k.most)
+	for i := range again {
+		if e := &again[i]; err == nil && k.room() > 0 {
+			err = k.read([]store.Entry{{Offset: e.Offset, Position: e.Position, Size: e.Size}}, e.Attempts+1)
 		}
-		err = k.read([]store.Entry{entryOf(&expired[i])}, expired[i].Attempts+1)
+	}
+	for i := range heads {
+		if h := &heads[i]; err == nil && k.room() > 0 {
+			err = k.read([]store.Entry{{Offset: h.Offset, Position: h.Position, Size: h.Size}}, 1)
+		}
 	}
 	return err
-}
-
-func entryOf(e *pop.Expired) store.Entry {
-	return store.Entry{Offset: e.Offset, Position: e.Position, Size: e.Size}
 }
 
 // new reads what comes next in a queue.

@@ -363,6 +363,49 @@ func TestNotifications(t *testing.T) {
 	wantCode(t, "no topic", err, CodeTopicNotFound)
 }
 
+// In an ordered group only what comes next in its line is something.
+func TestNotificationsInOrder(t *testing.T) {
+	r := newPopRig(t)
+	r.topicOf(t, "t", 1)
+	g := catalog.DefaultGroup("g")
+	g.ConsumeMessageOrderly = true
+	if err := r.PutGroup(context.Background(), g, ""); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(what string, want bool, peeked ...string) {
+		t.Helper()
+		over := make(chan bool, 1)
+		r.NotifyAsync(&NotifyRequest{Group: "g", Topic: "t", Queue: -1}, func(something bool, err error) {
+			if err != nil {
+				t.Error(err)
+			}
+			over <- something
+		})
+		if got := arriveOne(t, over); got != want {
+			t.Errorf("%s: %v", what, got)
+		}
+		res, err := r.Peek(&PeekRequest{Group: "g", Topic: "t", Queue: -1, Max: 9})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantBodies(t, what, bodiesOf(t, res), peeked...)
+	}
+	r.send(t, "t", 0, plain("1", "__SHARDINGKEY", "k"))
+	got, _ := r.popBodies(t, popOf(5))
+	wantBodies(t, "first", got, "1")
+	r.send(t, "t", 0, plain("2", "__SHARDINGKEY", "k"))
+	got, _ = r.popBodies(t, popOf(5)) // finds that it has to wait
+	wantBodies(t, "behind the first", got)
+	ask("something waits in its line", false)
+	r.clock.Advance(time.Minute)
+	ask("the first is visible again", true, "1")
+	_, handles := r.popBodies(t, popOf(5))
+	if err := r.Ack(context.Background(), "g", "t", handles)[0]; err != nil {
+		t.Fatal(err)
+	}
+	ask("the first is done", true, "2")
+}
+
 // What is peeked at stays, expired messages come before new ones.
 func TestPeek(t *testing.T) {
 	r := newPopRig(t)
