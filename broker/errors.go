@@ -26,7 +26,7 @@ const (
 	CodeBodyTooLarge
 	CodePropertiesTooLarge
 	CodeParameter   // queue id or other parameter out of range
-	CodeUnsupported // part of a later stage: FIFO
+	CodeUnsupported // part of a later stage
 	CodeInvalidHandle
 	CodeOffsetNotFound
 	CodeNotFound // no such message, client …
