@@ -48,8 +48,8 @@ func (r *popping) something() (bool, error) {
 		return false, err
 	}
 	r.looked = r.p.clock.Now().UnixMilli()
-	expired, err := r.before(r.looked, 1)
-	if err != nil || len(expired) > 0 {
+	again, heads, err := r.seen(r.looked, 1)
+	if err != nil || len(again)+len(heads) > 0 {
 		return err == nil, verbError(err, "look for messages of "+r.t.Name)
 	}
 	first, end := queuesOf(r.req.Queue, r.t.ReadQueues)

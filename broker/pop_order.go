@@ -194,29 +194,6 @@ func (p *popper) ackedInOrder(key groupOfTopic, refs []pop.Ref) {
 
 // ---- asking without taking ----
 
-// before lists up to most of what a pop at now (ms) would begin with, before anything new.
-func (r *popping) before(now int64, most int) ([]pop.Expired, error) {
-	s, g, t, queue := r.p.store.Pop, r.g.ID, r.t.ID, r.req.Queue
-	if !InOrder(r.g, r.t) {
-		return s.Expired(g, t, queue, now, most, nil)
-	}
-	out, err := s.Unlined(g, t, queue, now, most, nil)
-	if err == nil {
-		out, err = s.Turns(g, t, queue, now, most-len(out), out)
-	}
-	if err != nil {
-		return nil, err
-	}
-	heads, err := s.Ready(g, t, queue, most-len(out), nil)
-	for i := range heads {
-		h := &heads[i]
-		out = append(out, pop.Expired{
-			Ref: pop.Ref{Queue: h.Queue, Offset: h.Offset}, Checkpoint: pop.Checkpoint{Position: h.Position, Size: h.Size, Line: h.ID},
-		})
-	}
-	return out, err
-}
-
 // barred says whether a queue is held up by its next message, from an offset on: a pop would find nothing new there.
 func (r *popping) barred(queue int32, from int64) (bool, error) {
 	l := pop.Line{Queue: queue, ID: pop.LineOf(nil)}
