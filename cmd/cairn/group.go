@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,10 +25,12 @@ func newGroup() *cobra.Command {
 	t.flags(c)
 	var retries int32
 	var orderly bool
+	var attributes string
 	create := &cobra.Command{Use: "create NAME", Short: "Create a consumer group, or change one", Args: cobra.ExactArgs(1),
-		RunE: t.run(func(args []string) error { return t.createGroup(args[0], retries, orderly) })}
+		RunE: t.run(func(args []string) error { return t.createGroup(args[0], retries, orderly, attributes) })}
 	create.Flags().Int32Var(&retries, "retries", 16, "deliveries after the first before a message is a dead letter")
 	create.Flags().BoolVar(&orderly, "orderly", false, "messages of a group or queue come in order")
+	create.Flags().StringVar(&attributes, "attributes", "", "attributes to set and remove: +KEY=VALUE,-KEY; with +dlq.redrive.after=1h,+dlq.redrive.max=3\ndead letters go back by themselves an hour later, three times")
 	var to string
 	reset := &cobra.Command{Use: "reset GROUP TOPIC", Short: "Move a group to another place in a topic", Args: cobra.ExactArgs(2),
 		Long: "Moves a group in all queues of a topic: to the first message at or after a time, or to the earliest or latest one.\nIt takes effect at once, also for consumers that are connected.",
@@ -69,9 +72,19 @@ func (t *tools) listGroups() error {
 	})
 }
 
-func (t *tools) createGroup(name string, retries int32, orderly bool) error {
+func (t *tools) createGroup(name string, retries int32, orderly bool, attributes string) error {
 	g := catalog.DefaultGroup(name)
-	g.RetryMaxTimes, g.ConsumeMessageOrderly = retries, orderly
+	g.RetryMaxTimes, g.ConsumeMessageOrderly, g.Attributes = retries, orderly, map[string]string{}
+	for item := range strings.SplitSeq(attributes, ",") {
+		if item = strings.TrimSpace(item); item == "" {
+			continue
+		}
+		key, value, _ := strings.Cut(item, "=")
+		if key[0] != '+' && key[0] != '-' {
+			return usagef("--attributes: %q is neither +KEY=VALUE nor -KEY", item)
+		}
+		g.Attributes[key] = value
+	}
 	data, err := json.Marshal(g)
 	if err != nil {
 		return err
