@@ -169,9 +169,9 @@ func (t *take) free(l pop.Line) (bool, error) {
 	return !held, nil
 }
 
-// freed says whether the records that were applied may have left something to go that this look did not find so.
+// freed says whether the record that was applied may have left something to go that this look did not find so.
 func (t *take) freed(mask pop.Mask) bool {
-	if len(t.rec.Dropped) > 0 || len(t.dead.letters) > 0 { // they may have held up a line, or a queue
+	if len(t.rec.Dropped) > 0 { // it may have held up a line, or a queue
 		return true
 	}
 	return (len(t.rec.Parked) > 0 || mask.Count() < t.rec.Items()) && t.p.store.Pop.MayHaveReady(t.group, t.topic)
