@@ -22,6 +22,8 @@ const (
 	defaultLetters = 100
 	maxLetters     = 1000
 	maxDeadGroups  = 1000
+	// deadBytes bounds what one call reads of dead letters, roughly: they may be large, and somebody waits.
+	deadBytes = 32 << 20
 )
 
 // DeadGroup is a group that has dead letters.
@@ -206,7 +208,7 @@ type DeadLetter struct {
 }
 
 // DeadMessages lists dead letters. more says that there may be more behind next. It looks at 16 times as many dead letters as it is
-// to find at most, so that there may be more when nothing was found. One whose body cannot be read is left out.
+// to find, or 32 MiB of them at most, so that there may be more when nothing was found. One whose body cannot be read is left out.
 //
 // Refusals: CodeGroupNotFound (without dead letters), CodeParameter, CodeClosing.
 func (b *Broker) DeadMessages(ctx context.Context, q DeadQuery) (found []DeadLetter, next DeadPoint, more bool, err error) {
@@ -230,7 +232,8 @@ func (b *Broker) DeadMessages(ctx context.Context, q DeadQuery) (found []DeadLet
 	buf := store.NewBuffer()
 	defer buf.Release()
 	var page []DeadLetter
-	for left := 16 * most; left > 0 && ctx.Err() == nil; left -= len(page) {
+	read := 0
+	for left := 16 * most; left > 0 && read < deadBytes && ctx.Err() == nil; left -= len(page) {
 		if page, err = b.deadAfter(t, keeper, next, min(left, pop.MaxItems), page[:0]); err != nil {
 			return nil, next, false, verbError(err, "list dead letters of "+q.Group)
 		}
@@ -244,6 +247,7 @@ func (b *Broker) DeadMessages(ctx context.Context, q DeadQuery) (found []DeadLet
 				return nil, next, false, verbError(err, "read a dead letter of "+q.Group)
 			}
 			next = d.DeadPoint
+			read += int(d.entry.Size)
 			if m != nil && q.Filter.match(d) {
 				found = append(found, *d)
 			}

@@ -19,7 +19,7 @@ type RedriveRequest struct {
 	Filter DeadFilter
 	To     string // topic; "": where each of them was first
 	Purge  bool   // they go nowhere
-	Most   int    // dead letters to look at, at most 1000; 0: 100
+	Most   int    // dead letters to look at, at most 1000 and about 32 MiB; 0: 100
 	From   RedrivePoint
 }
 
@@ -82,7 +82,7 @@ func (b *Broker) redrive(ctx context.Context, req *RedriveRequest, auto *catalog
 	}
 	b.redriving.Lock() // runs that choose the same dead letters would only refuse each other
 	defer b.redriving.Unlock()
-	for left := min(most, maxLetters); left > 0 && !r.res.End; {
+	for left := min(most, maxLetters); left > 0 && r.read < deadBytes && !r.res.End; {
 		n, err := r.step(min(left, pop.MaxItems))
 		if err != nil {
 			return nil, verbError(err, "redrive dead letters of "+req.Group)
@@ -103,6 +103,7 @@ type redrive struct {
 	now     int64 // ms
 	targets map[string]*catalog.Topic
 	buf     *store.Buffer
+	read    int // bytes
 	res     RedriveResult
 	// What one step writes.
 	forwards []record.Record
@@ -209,6 +210,7 @@ func (r *redrive) choose(d *DeadLetter) error {
 	if err != nil {
 		return err
 	}
+	r.read += int(d.entry.Size)
 	switch {
 	case m == nil && r.req.Purge:
 		r.acks = append(r.acks, d.ref)

@@ -357,3 +357,52 @@ func TestDeadKeeperIsNobody(t *testing.T) {
 		t.Errorf("%d, %v", id, err)
 	}
 }
+
+// TestLargeDeadLetters: lists and redrives come in parts that somebody can wait for, and nothing is left out.
+func TestLargeDeadLetters(t *testing.T) {
+	const n = 12
+	r := newPopRig(t)
+	r.topicOf(t, "t", 1)
+	g := catalog.DefaultGroup("g")
+	g.RetryMaxTimes = 0
+	if err := r.PutGroup(context.Background(), g, ""); err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		r.send(t, "t", 0, plain(fmt.Sprint(i, ".")+strings.Repeat("x", 4<<20-100)))
+	}
+	for got := 0; got < n; {
+		res, err := r.Pop(context.Background(), &PopRequest{Group: "g", Topic: "t", Queue: -1, Max: 32, Invisible: 10 * time.Second})
+		if err != nil || len(res.Ends) == 0 {
+			t.Fatalf("after %d: %v", got, err)
+		}
+		got += len(res.Ends)
+		res.Buffer.Release()
+	}
+	r.clock.Advance(10 * time.Second)
+	r.popN(t, 0)
+	found, parts := 0, 0
+	q := DeadQuery{Group: "g", Most: maxLetters}
+	for more := true; more; parts++ {
+		page, next, on, err := r.DeadMessages(context.Background(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found, q.After, more = found+len(page), next, on
+	}
+	if found != n || parts < 2 {
+		t.Errorf("%d are listed in %d parts", found, parts)
+	}
+	done, parts := 0, 0
+	req := &RedriveRequest{Group: "g", Most: maxLetters}
+	for end := false; !end; parts++ {
+		res, err := r.Redrive(context.Background(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		done, req.From, end = done+res.Done, res.Next, res.End
+	}
+	if high, err := r.MaxOffset("t", 0); err != nil || done != n || high != 2*n || parts < 2 {
+		t.Errorf("%d are redriven in %d parts, the queue ends at %d, %v", done, parts, high, err)
+	}
+}
