@@ -10,23 +10,36 @@ import java.util.List;
 import java.util.Map;
 import java.util.Queue;
 import java.util.Set;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
+import org.apache.rocketmq.client.ClientConfig;
+import org.apache.rocketmq.client.consumer.AckResult;
+import org.apache.rocketmq.client.consumer.AckStatus;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.MessageSelector;
+import org.apache.rocketmq.client.consumer.PopResult;
+import org.apache.rocketmq.client.consumer.PopStatus;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
 import org.apache.rocketmq.client.exception.MQClientException;
 import org.apache.rocketmq.client.impl.MQClientAPIImpl;
+import org.apache.rocketmq.client.impl.mqclient.DoNothingClientRemotingProcessor;
+import org.apache.rocketmq.client.impl.mqclient.MQClientAPIExt;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageConst;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageRequestMode;
+import org.apache.rocketmq.remoting.netty.NettyClientConfig;
+import org.apache.rocketmq.remoting.protocol.header.AckMessageRequestHeader;
+import org.apache.rocketmq.remoting.protocol.header.ChangeInvisibleTimeRequestHeader;
+import org.apache.rocketmq.remoting.protocol.header.NotificationRequestHeader;
+import org.apache.rocketmq.remoting.protocol.header.PopMessageRequestHeader;
 import org.apache.rocketmq.remoting.protocol.subscription.SubscriptionGroupConfig;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
@@ -247,6 +260,96 @@ class PopTest {
         }
         assertEquals(next.get(), got.size());
         c.shutdown();
+    }
+
+    static PopMessageRequestHeader pop(String topic, String group, int most) {
+        PopMessageRequestHeader h = new PopMessageRequestHeader();
+        h.setConsumerGroup(group);
+        h.setTopic(topic);
+        h.setQueueId(-1);
+        h.setMaxMsgNums(most);
+        h.setInvisibleTime(30_000);
+        h.setPollTime(5_000);
+        h.setBornTime(System.currentTimeMillis());
+        h.setInitMode(0);
+        h.setExpType("TAG");
+        h.setExp("*");
+        return h;
+    }
+
+    static ChangeInvisibleTimeRequestHeader change(MessageExt m, String group, String receipt, long ms) {
+        ChangeInvisibleTimeRequestHeader h = new ChangeInvisibleTimeRequestHeader();
+        h.setConsumerGroup(group);
+        h.setTopic(m.getTopic());
+        h.setQueueId(m.getQueueId());
+        h.setOffset(m.getQueueOffset());
+        h.setExtraInfo(receipt);
+        h.setInvisibleTime(ms);
+        return h;
+    }
+
+    static AckMessageRequestHeader ack(MessageExt m, String group, String receipt) {
+        AckMessageRequestHeader h = new AckMessageRequestHeader();
+        h.setConsumerGroup(group);
+        h.setTopic(m.getTopic());
+        h.setQueueId(m.getQueueId());
+        h.setOffset(m.getQueueOffset());
+        h.setExtraInfo(receipt);
+        return h;
+    }
+
+    /** The client inside the Java proxy asks for more than a consumer does. */
+    @Test
+    void receiptsSurviveAllThatTheProxyDoesWithThem() throws Exception {
+        String topic = RemotingTest.topic("pop-proxy", 2);
+        String group = group("pop-proxy-group");
+        String broker = "cairn";
+        MQClientAPIExt api = new MQClientAPIExt(new ClientConfig(), new NettyClientConfig(), new DoNothingClientRemotingProcessor(null), null);
+        api.start();
+        NotificationRequestHeader ask = new NotificationRequestHeader();
+        ask.setConsumerGroup(group);
+        ask.setTopic(topic);
+        ask.setQueueId(-1);
+        ask.setBornTime(System.currentTimeMillis());
+        assertEquals(false, api.notification(ADDRESS, ask, 5000).get());
+        ask.setPollTime(20_000);
+        CompletableFuture<Boolean> told = api.notification(ADDRESS, ask, 25_000);
+        for (int i = 0; i < 12; i++) {
+            producer.send(RemotingTest.message(topic, "", "", "m" + i));
+        }
+        assertTrue(told.get());
+
+        List<MessageExt> got = new ArrayList<>();
+        while (got.size() < 12) {
+            PopResult popped = api.popMessageAsync(ADDRESS, broker, pop(topic, group, 32), 10_000).get();
+            assertEquals(PopStatus.FOUND, popped.getPopStatus());
+            got.addAll(popped.getMsgFoundList());
+        }
+        assertEquals(12, got.size());
+        MessageExt odd = got.remove(11);
+        List<String> receipts = new ArrayList<>();
+        got.forEach(m -> receipts.add(m.getProperty(MessageConst.PROPERTY_POP_CK)));
+        assertEquals(AckStatus.OK, api.batchAckMessageAsync(ADDRESS, topic, group, receipts, 5000).get().getStatus());
+        for (MessageExt m : got) { // done already
+            assertEquals(AckStatus.NO_EXIST, api.ackMessageAsync(ADDRESS, ack(m, group, m.getProperty(MessageConst.PROPERTY_POP_CK)), 5000).get().getStatus());
+        }
+
+        String first = odd.getProperty(MessageConst.PROPERTY_POP_CK);
+        AckResult longer = api.changeInvisibleTimeAsync(ADDRESS, broker, change(odd, group, first, 60_000), 5000).get();
+        assertEquals(AckStatus.OK, longer.getStatus());
+        assertEquals(AckStatus.NO_EXIST, api.ackMessageAsync(ADDRESS, ack(odd, group, first), 5000).get().getStatus());
+        AckResult now = api.changeInvisibleTimeAsync(ADDRESS, broker, change(odd, group, longer.getExtraInfo(), 0), 5000).get();
+        assertEquals(AckStatus.OK, now.getStatus());
+        PopResult again = api.popMessageAsync(ADDRESS, broker, pop(topic, group, 32), 10_000).get();
+        assertEquals(1, again.getMsgFoundList().size());
+        assertEquals(body(odd), body(again.getMsgFoundList().get(0)));
+        assertEquals(1, again.getMsgFoundList().get(0).getReconsumeTimes());
+        String last = again.getMsgFoundList().get(0).getProperty(MessageConst.PROPERTY_POP_CK);
+        assertEquals(AckStatus.OK, api.ackMessageAsync(ADDRESS, ack(odd, group, last), 5000).get().getStatus());
+        PopMessageRequestHeader once = pop(topic, group, 32);
+        once.setPollTime(0);
+        assertEquals(PopStatus.POLLING_NOT_FOUND, api.popMessageAsync(ADDRESS, broker, once, 5000).get().getPopStatus());
+        api.shutdown();
     }
 
     @Test
