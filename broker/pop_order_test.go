@@ -40,7 +40,7 @@ func (c *lineCheck) got(messages []message.Message) error {
 	return nil
 }
 
-// acknowledging notes that the first n messages are about to be acknowledged.
+// acknowledging notes that messages are about to be acknowledged.
 func (c *lineCheck) acknowledging(messages []message.Message) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -51,7 +51,7 @@ func (c *lineCheck) acknowledging(messages []message.Message) {
 			c.mu.next[group] = i + 1
 		}
 	}
-	if c.mu.left -= len(messages); c.mu.left == 0 {
+	if c.mu.left -= len(messages); c.mu.left == 0 && len(messages) > 0 {
 		close(c.done)
 	}
 }
