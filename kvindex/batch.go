@@ -8,20 +8,50 @@ import (
 
 // Batch is what one batch of the log does to the index. A row is read through it, so that a record sees what the records
 // before it in the same log batch did; all of it becomes visible in one engine batch together with the applied position.
-// One goroutine (the folder) uses it.
+// One goroutine (the folder) uses it, and nobody else changes the engine.
 //
 // Two kinds of row go through it. Those that later records of the same log batch may read (cursors, counters, queue bounds)
 // are changed with Set, Delete and SingleDelete: they stay in an overlay until Commit, and however often a row is changed
 // in the batch, the engine gets its last state only. Those that no record of the same batch reads (runs, index entries) are
 // written with Put, straight into the engine's batch. The order of calls on one row is kept in any case.
 type Batch struct {
-	e       Engine
-	w       Writer
+	e Engine
+	w Writer
+	layer
+	seq       uint32 // of the last change; 0 is before the first
+	val       []byte // Get's buffer
+	applied   Applied
+	committed bool
+	// before is what the batch before this one did, when it was committed. Log batches that follow each other mostly change the
+	// same counters and bounds, and a look at the engine costs more than all else that is done about one of them.
+	before layer
+}
+
+// layer is what a batch did to rows.
+type layer struct {
 	overlay overlay
 	ranges  rangeSet
-	seq     uint32 // of the last change; 0 is before the first
-	val     []byte // Get's buffer
-	applied Applied
+}
+
+// changed tells how the layer left a row that it changed, unless a DeleteRange removed that later.
+func (l *layer) changed(key []byte) (val []byte, ok, changed bool) {
+	r := l.overlay.find(key)
+	switch {
+	case r == nil || l.coveredSince(key, r.seq):
+		return nil, false, false
+	case r.gone:
+		return nil, false, true
+	default:
+		return l.overlay.value(r), true, true
+	}
+}
+
+// coveredSince says whether a DeleteRange after change seq removed the row.
+func (l *layer) coveredSince(key []byte, seq uint32) bool { return l.ranges.covering(key) > seq }
+
+func (l *layer) reset() {
+	l.overlay.reset()
+	l.ranges.reset()
 }
 
 // NewBatch makes an empty batch over e. Begin reuses it for the next log batch.
@@ -32,9 +62,11 @@ func NewBatch(e Engine) *Batch {
 // Begin clears the batch and sets what Timestamp, Index and the applied row will say.
 func (b *Batch) Begin(end record.Position, index uint64, timestamp int64) {
 	b.w.Reset()
-	b.overlay.reset()
-	b.ranges.reset()
-	b.seq = 0
+	if b.layer, b.before = b.before, b.layer; !b.committed {
+		b.before.reset()
+	}
+	b.layer.reset()
+	b.seq, b.committed = 0, false
 	b.applied = Applied{End: end, Index: index, Timestamp: timestamp}
 }
 
@@ -47,14 +79,11 @@ func (b *Batch) Index() uint64 { return b.applied.Index }
 // Get reads a row as this batch leaves it, apart from what Put did. The value is valid until the next call on the batch and
 // must not be changed: Set a changed copy, or pass what Get returned to Set as it is.
 func (b *Batch) Get(key []byte) (val []byte, ok bool, err error) {
-	if r := b.overlay.find(key); r != nil && !b.coveredSince(key, r.seq) {
-		if r.gone {
-			return nil, false, nil
-		}
-		return b.overlay.value(r), true, nil
+	if val, ok, changed := b.Changed(key); changed {
+		return val, ok, nil
 	}
-	if b.ranges.covering(key) != 0 {
-		return nil, false, nil
+	if val, ok, changed := b.before.changed(key); changed {
+		return val, ok, nil
 	}
 	b.val, ok, err = b.e.Get(key, b.val)
 	if err != nil || !ok {
@@ -66,18 +95,10 @@ func (b *Batch) Get(key []byte) (val []byte, ok bool, err error) {
 // Changed reads what this batch itself did to a row: changed is false when it did nothing (Put apart), else ok says whether
 // the row is there now. For folds that iterate over Engine's rows. The value is valid until the next call on the batch.
 func (b *Batch) Changed(key []byte) (val []byte, ok, changed bool) {
-	if r := b.overlay.find(key); r != nil && !b.coveredSince(key, r.seq) {
-		if r.gone {
-			return nil, false, true
-		}
-		return b.overlay.value(r), true, true
+	if val, ok, changed = b.layer.changed(key); changed {
+		return val, ok, true
 	}
 	return nil, false, b.ranges.covering(key) != 0
-}
-
-// coveredSince says whether a DeleteRange after change seq removed the row.
-func (b *Batch) coveredSince(key []byte, seq uint32) bool {
-	return b.ranges.covering(key) > seq
 }
 
 // Set writes a row; key and value are copied.
@@ -149,6 +170,7 @@ func (b *Batch) Commit() error {
 	if err := b.w.Commit(); err != nil {
 		return fmt.Errorf("applying log batch %d: %w", b.applied.Index, err)
 	}
+	b.committed = true
 	return nil
 }
 
