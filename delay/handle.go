@@ -30,16 +30,16 @@ const handleVersion = "v1"
 
 // String is the handle as clients get it.
 func (h Handle) String() string {
-	b := make([]byte, 0, 96)
-	for _, part := range []string{handleVersion, h.Topic, h.Broker, strconv.FormatInt(h.Due, 10), h.UniqueID} {
-		b = append(append(b, part...), ' ')
+	var plain, text [192]byte // enough for most: then the answer is the only allocation
+	b := append(append(plain[:0], handleVersion...), ' ')
+	b = append(append(b, h.Topic...), ' ')
+	b = append(append(b, h.Broker...), ' ')
+	b = append(strconv.AppendInt(b, h.Due, 10), ' ')
+	b = append(b, h.UniqueID...)
+	if h.Origin >= 0 {
+		b = strconv.AppendInt(append(b, ' '), int64(h.Origin), 10)
 	}
-	if h.Origin < 0 {
-		b = b[:len(b)-1]
-	} else {
-		b = strconv.AppendInt(b, int64(h.Origin), 10)
-	}
-	return base64.URLEncoding.EncodeToString(b)
+	return string(base64.URLEncoding.AppendEncode(text[:0], b))
 }
 
 // ParseHandle reads a handle; the error is ErrHandle.
