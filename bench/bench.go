@@ -40,7 +40,8 @@ type Options struct {
 	Delay    time.Duration // of what is sent; 0: none
 	Spread   time.Duration // delays are this much longer at most, evenly spread
 	Open     bool          // half messages are left open instead of committed
-	PID      int           // the broker's process, 0: unknown
+	Pop      PopOptions
+	PID      int // the broker's process, 0: unknown
 	Progress func(done int64)
 
 	kind    kind
@@ -66,7 +67,7 @@ type Latency struct {
 
 // Result of a run.
 type Result struct {
-	What       string        `json:"what"` // produce, consume, e2e, timers, recall, txn
+	What       string        `json:"what"` // produce, consume, e2e, timers, recall, txn, pop, wake
 	Protocol   Protocol      `json:"protocol"`
 	Messages   int64         `json:"messages"`
 	Failed     int64         `json:"failed"`
@@ -83,6 +84,12 @@ type Result struct {
 	Early      int64         `json:"early,omitempty"`        // timers that came before they were due
 	EarlyMax   float64       `json:"early_max_ms,omitempty"` // by how much at most
 	Disordered int64         `json:"disordered,omitempty"`   // timers that came behind one of their queue that was due later
+	Pop        *Latency      `json:"pop_ms,omitempty"`       // of a pop that brought messages
+	Wake       *Latency      `json:"wake_ms,omitempty"`      // from the answer to a send until the pop that waited has the message; 1 µs when it was there before
+	Redeliver  int64         `json:"redeliver,omitempty"`    // messages that were not acknowledged, so that they had to come once more
+	Empty      int64         `json:"empty,omitempty"`        // pops that brought nothing
+	Waiting    int64         `json:"waiting,omitempty"`      // fewest pops that were under way at a send
+	Refused    int64         `json:"refused,omitempty"`      // pops that the broker turned away because too many waited
 	Machine    *Latency      `json:"machine_ms,omitempty"`   // by how much mere waits of the driver were late meanwhile
 	Broker     *Usage        `json:"broker,omitempty"`
 	FirstError string        `json:"first_error,omitempty"`
@@ -90,9 +97,14 @@ type Result struct {
 
 // outgoing is a message to be sent. The sender does not keep it.
 type outgoing struct {
-	body []byte
-	due  time.Time // whole ms, of a delayed message
+	topic string // empty: the run's
+	tag   string // empty: none; else it is the property kind as well, for SQL92
+	body  []byte
+	due   time.Time // whole ms, of a delayed message
 }
+
+// propKind is the property of messages that have a tag.
+const propKind = "kind"
 
 // receipt is what the answer to a send says that is needed to recall a delayed message, or to end a transaction.
 type receipt struct {
@@ -118,6 +130,7 @@ type target interface {
 	prepare(ctx context.Context) error // the topic is there
 	sender(worker int) (sender, error)
 	receivers(ctx context.Context, n int) ([]receiver, error)
+	popper(ctx context.Context, worker int) (popper, error)
 	ackLatency() *hdrhistogram.Histogram // µs; nil when nothing is acknowledged one by one
 	close()
 }

@@ -3,11 +3,19 @@
 # prints each figure's median and Cairn's ratios.
 #   bench/compare.sh [ROUNDS]      3 rounds by default
 #   CASES="remoting-send pull"     only these cases; besides the default ones: delayed-send timers recall txn, and the same
-#                                  over gRPC: grpc-delayed-send grpc-recall grpc-txn
+#                                  over gRPC: grpc-delayed-send grpc-recall grpc-txn; and POP, each with grpc- before it as well:
+#       pop pop-batch              one group, one topic of 8 queues; each message acknowledged by itself, or those of a pop at once
+#       pop-g1 pop-g100 pop-g10000 so many groups, each with a topic of its own of one queue; the same messages in all, 16 a pop
+#       pop-failed                 one of 20 messages is not acknowledged the first time (invisible for 10 s)
+#       pop-tag pop-sql            a filter that one of 1,000 messages passes; costs are those of a message of the topic
+#       pop-wake-1 pop-wake-1000 pop-wake-100000   so many pops wait, 100 messages a second come for one of them each
 #   BROKERS="cairn file rocksdb"   which brokers; file and rocksdb are the reference's two store modes
 #   DURABILITY=interval            interval (the reference's default, asynchronous flush) or sync (its SYNC_FLUSH)
 #   COUNT=200000 WORKERS=64        messages and senders of a case
 #   TIMERS=5000 LEAD=20s           timers that are due each second, and the time to send them before
+#   POP_COUNT=160000               messages of a POP case (five times as many for a filter), a multiple of 10,000 for pop-g10000
+#   WAKES=2000                     messages of a pop-wake case
+#   EXTRA='a=b'                    more lines for the reference's broker.conf, as enablePopBufferMerge=true
 #   OUT=bench/out/results.json     where rows are kept
 # REFERENCE is the folder with the reference's up.sh and down.sh (default ../shared/reference); it needs a JDK and Maven.
 set -eu
@@ -21,6 +29,9 @@ COUNT=${COUNT:-200000}
 WORKERS=${WORKERS:-64}
 TIMERS=${TIMERS:-5000}
 LEAD=${LEAD:-20s}
+POP_COUNT=${POP_COUNT:-160000}
+WAKES=${WAKES:-2000}
+EXTRA=${EXTRA:-}
 OUT=${OUT:-bench/out/results-$DURABILITY.json}
 work=$(mktemp -d)
 mkdir -p "$(dirname "$OUT")"
@@ -50,7 +61,8 @@ begin() { # BROKER
   fi
   local flush=
   [ "$DURABILITY" = sync ] && flush=flushDiskType=SYNC_FLUSH
-  FRESH=1 PROXY=local EXTRA="$flush" "$REFERENCE/up.sh" "$1" >&2
+  # a filter by SQL92 is off there unless it is asked for
+  FRESH=1 PROXY=local EXTRA="$(printf '%s\n' "$flush" enablePropertyFilter=true "$EXTRA")" "$REFERENCE/up.sh" "$1" >&2
   pid=$(cat "$RMQ_HOME/run/broker.pid")
   "$REFERENCE/mqadmin.sh" updateTopic -n $ns -c DefaultCluster -t cairn-bench -r 8 -w 8 -a +message.type=NORMAL >/dev/null 2>&1
   for kind in DELAY TRANSACTION; do
@@ -95,6 +107,25 @@ later() { # delayed messages and transactions; a delay of an hour and more, so t
   return 0
 }
 
+pops() { # PREFIX PROTOCOL ENDPOINT: every POP case over one protocol
+  local groups by idle pop="pop -p $2 -e $3 --names $ns -w 16 --conns 4 -m $POP_COUNT"
+  case " $CASES " in *" $1pop"*) ;; *) return 0 ;; esac
+  "$work/cairn" bench $pop -m 20000 -o json >/dev/null || true # unmeasured, as above
+  want "$1pop" && row "$1pop" $pop
+  want "$1pop-batch" && row "$1pop-batch" $pop --ack batch
+  for groups in 1 100 10000; do
+    want "$1pop-g$groups" && row "$1pop-g$groups" $pop --groups "$groups" --queues 1 -b 16
+  done
+  want "$1pop-failed" && row "$1pop-failed" $pop --fail-every 20 --invisible 10s --wait 30s
+  for by in tag sql; do
+    want "$1pop-$by" && row "$1pop-$by" $pop -m $((5 * POP_COUNT)) --filter "$by" --pass-every 1000 --wait 30s
+  done
+  for idle in 1 1000 100000; do
+    want "$1pop-wake-$idle" && row "$1pop-wake-$idle" wake -p "$2" -e "$3" --names $ns --polls "$idle" -m "$WAKES" -r 100
+  done
+  return 0
+}
+
 for round in $(seq "$rounds"); do
   for b in $BROKERS; do
     echo "== round $round, $b, durability $DURABILITY" >&2
@@ -111,6 +142,8 @@ for round in $(seq "$rounds"); do
     fi
     want grpc-receive && row grpc-receive consume -p grpc -e $grpc -g bench-grpc -w 16 --conns 2 -m $((COUNT / 4))
     later
+    pops "" remoting $ns
+    pops grpc- grpc $grpc
     stop
   done
 done

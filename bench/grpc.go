@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -143,13 +144,18 @@ func (s *grpcSender) send(ctx context.Context, m *outgoing) (receipt, error) {
 	r := receipt{id: fmt.Sprintf("01%012X%04X%08X%08X", 0xBE0C4, s.worker&0xFFFF, uint32(time.Now().Unix()), uint32(s.t.seq.Add(1)))}
 	sys := &v2.SystemProperties{MessageId: r.id, BodyEncoding: v2.Encoding_IDENTITY, MessageType: v2.MessageType_NORMAL,
 		BornTimestamp: timestamppb.Now(), BornHost: "bench", QueueId: 0}
+	var properties map[string]string
+	if m.tag != "" {
+		sys.Tag, properties = &m.tag, map[string]string{propKind: m.tag}
+	}
 	switch s.t.o.kind {
 	case delayed:
 		sys.MessageType, sys.DeliveryTimestamp = v2.MessageType_DELAY, timestamppb.New(m.due)
 	case transactional:
 		sys.MessageType = v2.MessageType_TRANSACTION
 	}
-	resp, err := s.client.SendMessage(s.t.with(ctx), &v2.SendMessageRequest{Messages: []*v2.Message{{Topic: s.t.topic(), Body: m.body, SystemProperties: sys}}})
+	resp, err := s.client.SendMessage(s.t.with(ctx), &v2.SendMessageRequest{Messages: []*v2.Message{
+		{Topic: &v2.Resource{Name: cmp.Or(m.topic, s.t.o.Topic)}, Body: m.body, SystemProperties: sys, UserProperties: properties}}})
 	if err != nil {
 		return r, err
 	}

@@ -30,7 +30,7 @@ func millis(l *Latency, of func(*Latency) float64) (float64, bool) {
 
 // main latency of a result: what its case is about, else end to end, else that of the send, else of the acknowledgement.
 func (r Result) latency() *Latency {
-	for _, l := range []*Latency{r.Late, r.Recall, r.Pair, r.EndToEnd, r.Send, r.Ack} {
+	for _, l := range []*Latency{r.Wake, r.Late, r.Recall, r.Pair, r.EndToEnd, r.Send, r.Ack} {
 		if l != nil {
 			return l
 		}

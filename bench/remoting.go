@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -162,6 +163,10 @@ func (s *remotingSender) send(ctx context.Context, m *outgoing) (r receipt, err 
 	sysFlag := int32(0)
 	s.props = message.AppendProperty(s.props[:0], message.PropUniqueKey, r.id)
 	s.props = message.AppendProperty(s.props, message.PropWait, "true")
+	if m.tag != "" {
+		s.props = message.AppendProperty(s.props, message.PropTags, m.tag)
+		s.props = message.AppendProperty(s.props, propKind, m.tag)
+	}
 	switch s.t.o.kind {
 	case delayed:
 		s.props = message.AppendProperty(s.props, message.PropTimerDeliver, strconv.FormatInt(m.due.UnixMilli(), 10))
@@ -174,7 +179,7 @@ func (s *remotingSender) send(ctx context.Context, m *outgoing) (r receipt, err 
 	req := wire.NewRequest(wire.SendMessageV2)
 	f := &req.Fields
 	f.Add("a", producerGroup)
-	f.Add("b", s.t.o.Topic)
+	f.Add("b", cmp.Or(m.topic, s.t.o.Topic))
 	f.Add("c", "TBW102")
 	f.AddInt("d", 4)
 	f.AddInt("e", int64(s.queue))

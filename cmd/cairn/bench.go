@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/cairnmq/cairn/bench"
 )
@@ -34,7 +35,11 @@ takes delayed messages or transactions when its type says so:
   cairn bench produce --messages 1000000 --delay 1h --spread 1h --topic cairn-bench-delay
   cairn bench timers --rate 10000 --duration 1m --delay 1m    # 10,000 are due each second, beginning a minute from now
   cairn bench timers --messages 1000000 --spread 1s --delay 2m
-  cairn bench txn --messages 100000 --workers 64`,
+  cairn bench txn --messages 100000 --workers 64
+  cairn bench pop --messages 320000 --groups 10000 --queues 1 --ack batch
+  cairn bench pop --messages 200000 --fail-every 20 --invisible 10s -p grpc -e 127.0.0.1:8081
+  cairn bench pop --messages 1000000 --filter sql --pass-every 1000
+  cairn bench wake --polls 100000 --messages 2000 --rate 100`,
 	}
 	c.AddCommand(
 		benchCommand("produce", "Send messages", benchDefaults{topic: "cairn-bench"}, bench.Produce),
@@ -44,6 +49,9 @@ takes delayed messages or transactions when its type says so:
 			benchDefaults{topic: delayTopic, delay: 10 * time.Second}, bench.Timers),
 		benchCommand("recall", "Send delayed messages, and measure taking them back", benchDefaults{topic: delayTopic, delay: time.Hour}, bench.Recall),
 		benchCommand("txn", "Send half messages and commit each of them", benchDefaults{topic: "cairn-bench-txn"}, bench.Transactions),
+		benchCommand("pop", "Fill topics, and have consumer groups pop and acknowledge all of it", benchDefaults{topic: "cairn-bench-pop"}, bench.Pop),
+		benchCommand("wake", "Have many pops wait, send single messages, and measure how long the pop that gets one takes to be woken",
+			benchDefaults{topic: "cairn-bench-wake"}, bench.Wake),
 		&cobra.Command{Use: "ratios FILE", Short: "Compare the results of two brokers (bench/compare.sh makes the file)", Args: cobra.ExactArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				f, err := os.Open(args[0])
@@ -109,6 +117,9 @@ func benchCommand(use, short string, def benchDefaults, run func(context.Context
 	if use == "txn" {
 		f.BoolVar(&o.Open, "open", false, "leave the half messages open")
 	}
+	if use == "pop" || use == "wake" {
+		popFlags(f, &o.Pop, use)
+	}
 	f.DurationVarP(&o.Duration, "duration", "d", 0, "for how long at most")
 	f.Float64VarP(&o.Rate, "rate", "r", 0, rate)
 	f.IntVarP(&o.Batch, "batch", "b", 32, "messages of one pull or receive")
@@ -116,6 +127,28 @@ func benchCommand(use, short string, def benchDefaults, run func(context.Context
 	f.IntVar(&o.PID, "pid", 0, "the broker's process, to measure what it spends")
 	f.StringVarP(&output, "output", "o", "text", "text or json")
 	return c
+}
+
+// popFlags are those of the measures that pop. They default to what the measure takes for a small run.
+func popFlags(f *pflag.FlagSet, p *bench.PopOptions, use string) {
+	f.StringVar(&p.Names, "names", "127.0.0.1:9876", "name server by which topics and groups are made and filled when --protocol is grpc")
+	f.IntVar(&p.Queues, "queues", 8, "queues of each topic that is made")
+	f.DurationVar(&p.Invisible, "invisible", time.Minute, "for how long a message that was popped is invisible; over gRPC 10s at least")
+	p.Ack, p.Filter = bench.AckEach, bench.FilterNone
+	if use == "wake" {
+		f.IntVar(&p.Polls, "polls", 1000, "pops that wait")
+		f.IntVar(&p.Topics, "topics", 0, "topics that they are spread over, a group for each; 0: as many as polls, at most 1000")
+		f.DurationVar(&p.Hold, "hold", 20*time.Second, "how long a pop waits before it ends and begins anew; over gRPC 5s to 20s")
+		return
+	}
+	f.IntVar(&p.Groups, "groups", 1, "consumer groups; each takes an equal part of --messages")
+	f.IntVar(&p.Topics, "topics", 0, "topics that the groups read, each group one of them; 0: as many as groups")
+	f.BoolVar(&p.There, "there", false, "take --messages of what --topic holds already, instead of filling new topics")
+	f.StringVar((*string)(&p.Ack), "ack", string(bench.AckEach), "acknowledge each message by a call of its own, a batch of those of one pop, or never")
+	f.Int64Var(&p.FailEvery, "fail-every", 0, "each so-manieth message is not acknowledged when it comes first; 0: none")
+	f.StringVar((*string)(&p.Filter), "filter", string(bench.FilterNone), "select by tag or sql; or none")
+	f.Int64Var(&p.PassEvery, "pass-every", 1000, "each so-manieth message passes the filter")
+	f.DurationVar(&p.Hold, "hold", 5*time.Second, "how long a pop may wait; over gRPC 5s to 20s")
 }
 
 func printResult(w io.Writer, r bench.Result) {
@@ -129,20 +162,29 @@ func printResult(w io.Writer, r bench.Result) {
 	if r.What == "timers" {
 		fmt.Fprintf(w, ", %d early (by %.2f ms at most), %d out of order", r.Early, r.EarlyMax, r.Disordered)
 	}
+	if r.What == "pop" {
+		fmt.Fprintf(w, "; %d lost, %d came twice though acknowledged, %d had to come again, %d early; %d pops brought nothing, %d were turned away",
+			r.Lost, r.Repeated, r.Redeliver, r.Early, r.Empty, r.Refused)
+	}
+	if r.What == "wake" {
+		fmt.Fprintf(w, "; %d lost, %d pops waited at least, %d ended without a message, %d were turned away", r.Lost, r.Waiting, r.Empty, r.Refused)
+	}
 	fmt.Fprintln(w)
 	row := func(what string, l *bench.Latency) {
 		if l != nil {
-			fmt.Fprintf(w, "  %-16s p50 %8.2f   p99 %8.2f   p99.9 %8.2f   max %8.2f ms\n", what, l.P50, l.P99, l.P999, l.Max)
+			fmt.Fprintf(w, "  %-18s p50 %8.2f   p99 %8.2f   p99.9 %8.2f   max %8.2f ms\n", what, l.P50, l.P99, l.P999, l.Max)
 		}
 	}
 	row("send", r.Send)
+	row("pop", r.Pop)
 	row("acknowledge", r.Ack)
 	row("sent to received", r.EndToEnd)
+	row("answer to received", r.Wake)
 	row("due to received", r.Late)
 	row("recall", r.Recall)
 	row("send and commit", r.Pair)
 	row("machine itself", r.Machine)
 	if b := r.Broker; b != nil {
-		fmt.Fprintf(w, "  broker           %.1f µs CPU a message (%.2f cores), %.0f MiB resident, %.0f bytes written a message\n", b.CPUPerMessage, b.Cores, b.ResidentMiB, b.BytesPerMessage)
+		fmt.Fprintf(w, "  broker             %.1f µs CPU a message (%.2f cores), %.0f MiB resident, %.0f bytes written a message\n", b.CPUPerMessage, b.Cores, b.ResidentMiB, b.BytesPerMessage)
 	}
 }
