@@ -27,10 +27,11 @@ var (
 // onEngine). When the test ends the view is compared with the log.
 type testBroker struct {
 	*Broker
-	fs     vfs.FS
-	dir    string // "": data
-	engine string // "": Pebble
-	opts   Options
+	fs      vfs.FS
+	dir     string // "": data
+	engine  string // "": Pebble
+	segment int64  // bytes of a log segment; 0: 1 MiB
+	opts    Options
 }
 
 // openBroker opens one on a fresh disk; change may alter the options.
@@ -54,7 +55,7 @@ func openBroker(t testing.TB, change ...func(*Options)) *testBroker {
 func (tb *testBroker) open(t testing.TB) {
 	t.Helper()
 	b, err := Open(context.Background(), store.Options{
-		FS: tb.fs, Dir: cmp.Or(tb.dir, "data"), Engine: tb.engine, CacheBytes: 8 << 20, SegmentSize: 1 << 20, Logger: zerolog.Nop(),
+		FS: tb.fs, Dir: cmp.Or(tb.dir, "data"), Engine: tb.engine, CacheBytes: 8 << 20, SegmentSize: cmp.Or(tb.segment, 1<<20), Logger: zerolog.Nop(),
 	}, tb.opts)
 	if err != nil {
 		t.Fatalf("open broker: %v", err)

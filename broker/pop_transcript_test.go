@@ -33,9 +33,12 @@ func newPopRig(t testing.TB) *popRig {
 	return r
 }
 
+// rigSegment is small: a disk that can lose power copies all of a file at each sync.
+const rigSegment = 64 << 10
+
 func openPopRig(t testing.TB) *popRig {
 	r := &popRig{disk: vfs.NewCrashableMem(), clock: clock.NewFake(epoch)}
-	r.testBroker = &testBroker{fs: r.disk, opts: Options{
+	r.testBroker = &testBroker{fs: r.disk, segment: rigSegment, opts: Options{
 		Advertise: brokerHost, AutoCreateTopics: true, AutoCreateGroups: true, Logger: zerolog.Nop(), Clock: r.clock,
 	}}
 	r.open(t)

@@ -16,6 +16,7 @@ type machine struct {
 	t      testing.TB
 	disk   *vfs.MemFS // that the index lies on, unless the engine knows no other than the machine's
 	dir    string
+	memory *memory // the engine of a machine that has no disk at all
 	engine kvindex.Engine
 	batch  *kvindex.Batch
 	cat    *catalog.Catalog
@@ -42,8 +43,19 @@ func emptyMachine(t testing.TB) *machine {
 	return &machine{t: t, dir: "index", disk: vfs.NewCrashableMem()}
 }
 
+// newMemoryMachine makes a machine that costs next to nothing, and needs not be closed.
+func newMemoryMachine(t testing.TB) *machine {
+	m := &machine{t: t, memory: newMemory()}
+	m.open()
+	return m
+}
+
 func (m *machine) open() {
 	m.t.Helper()
+	if m.memory != nil {
+		m.use(m.memory)
+		return
+	}
 	o := kvindex.Options{Dir: m.dir, Kind: testEngine, MemoryBytes: 4 << 20}
 	if m.disk != nil {
 		o.FS = m.disk
@@ -52,13 +64,24 @@ func (m *machine) open() {
 	if err != nil {
 		m.t.Fatal(err)
 	}
+	m.use(e)
+}
+
+func (m *machine) use(e kvindex.Engine) {
 	m.engine = e
 	m.batch, m.cat, m.state = kvindex.NewBatch(e), catalog.New(e), New(e)
 }
 
-// crash loses what the index had not made durable, and applies the log from there.
-func (m *machine) crash() {
+// crash loses what the index had not made durable, and applies the log from there. In memory the first kept batches since the last
+// flush are durable all the same.
+func (m *machine) crash(kept int) {
 	m.t.Helper()
+	if m.memory != nil {
+		m.memory = m.memory.crashed(kept)
+		m.open()
+		m.replay()
+		return
+	}
 	left := m.disk
 	if left != nil {
 		left = left.CrashClone(vfs.CrashCloneCfg{})
@@ -133,7 +156,10 @@ func (m *machine) checked() error {
 	if err := Check(m.engine); err != nil {
 		return err
 	}
-	again := emptyMachine(m.t)
+	again := &machine{t: m.t, memory: newMemory()}
+	if m.memory == nil {
+		again = emptyMachine(m.t)
+	}
 	again.log = m.log
 	again.open()
 	defer func() { _ = again.engine.Close() }()

@@ -19,6 +19,7 @@ type model struct {
 	cursors        map[modelQueue]int64
 	inFlight       map[modelMessage]modelCheckpoint
 	order          orderModel
+	promises       promises
 }
 
 type modelQueue struct {
@@ -40,7 +41,7 @@ type modelCheckpoint struct {
 
 func newModel() *model {
 	return &model{topics: map[kvindex.ID]bool{}, groups: map[kvindex.ID]bool{}, cursors: map[modelQueue]int64{},
-		inFlight: map[modelMessage]modelCheckpoint{}, order: newOrderModel()}
+		inFlight: map[modelMessage]modelCheckpoint{}, order: newOrderModel(), promises: newPromises()}
 }
 
 func (m *model) there(at place) bool { return m.topics[at.topic] && m.groups[at.group] }
@@ -151,6 +152,7 @@ func (m *model) drop(gone func(place) bool) {
 	maps.DeleteFunc(m.inFlight, func(msg modelMessage, _ modelCheckpoint) bool { return gone(msg.place) })
 	maps.DeleteFunc(m.order.parked, func(msg modelMessage, _ uint64) bool { return gone(msg.place) })
 	maps.DeleteFunc(m.order.ready, func(l modelLine, _ int64) bool { return gone(l.place) })
+	m.promises.forget(func(msg modelMessage) bool { return gone(msg.place) })
 }
 
 // run is one random run: records are gathered for a batch from what the view says at that time, so that some of them name
@@ -217,8 +219,12 @@ func (r *run) proposePop(t *rapid.T) {
 		r.plainChoice(t, at, p)
 	}
 	r.begin()
+	passed := r.passedOver(p)
 	done := r.pop(p)
 	r.propose(p.Record(), int64(done))
+	for _, msg := range passed() {
+		r.promises.settle(msg)
+	}
 	refs := slices.Clone(p.Again)
 	for _, h := range p.Unparked {
 		refs = append(refs, Ref{Queue: h.Queue, Offset: h.Offset})
@@ -233,6 +239,7 @@ func (r *run) proposePop(t *rapid.T) {
 		if done.Has(i) {
 			ref.VisibleAt, ref.Nonce = p.VisibleAt, p.Nonce
 			r.handed = append(r.handed, handedOut{at, ref})
+			r.promises.handOut(t, modelMessage{modelQueue{at, ref.Queue}, ref.Offset}, p)
 		}
 	}
 }
@@ -342,79 +349,107 @@ func (r *run) comparePlace(t *rapid.T, at place) int {
 	return len(all)
 }
 
+// The suite "model" of test/all.sh runs this one with ten thousand seeds and more.
 func TestRandomRunsAgreeWithTheModel(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) { randomRun(rt, newMemoryMachine(t)) })
+}
+
+// The same on the engine that brokers have, whose crashes are those of its files.
+func TestRandomRunsOnDiskAgreeWithTheModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		m := newMachine(t)
-		r := &run{machine: m, model: newModel(), now: 1000}
-		for i := range 2 {
-			r.topics[m.topic(fmt.Sprint("t", i))] = true
-			r.groups[m.group(fmt.Sprint("g", i))] = true
-		}
-		ifHanded := func(f func(*rapid.T)) func(*rapid.T) {
-			return func(t *rapid.T) {
-				r.begin()
-				if len(r.handed) == 0 {
-					t.Skip()
-				}
-				f(t)
-			}
-		}
-		began := func(f func(*rapid.T)) func(*rapid.T) {
-			return func(t *rapid.T) {
-				r.begin()
-				f(t)
-			}
-		}
-		rt.Repeat(map[string]func(*rapid.T){
-			"pop": r.proposePop, "pop again": r.proposePop,
-			"ack": ifHanded(func(t *rapid.T) {
-				at, refs := r.someRefs(t)
-				r.propose(ackOf(at.group, at.topic, refs...), int64(r.ack(at, refs)))
-			}),
-			"extend": ifHanded(func(t *rapid.T) {
-				at, refs := r.someRefs(t)
-				var moves []Move
-				for _, ref := range refs {
-					move := Move{ref, r.now + rapid.Int64Range(0, 40).Draw(t, "to"), rapid.Bool().Draw(t, "free")}
-					if rapid.IntRange(0, 3).Draw(t, "same") == 0 {
-						move.To = ref.VisibleAt
-					}
-					moves = append(moves, move)
-					ref.VisibleAt = move.To
-					r.handed = append(r.handed, handedOut{at, ref})
-				}
-				r.propose(moveOf(at.group, at.topic, moves...), int64(r.extend(at, moves)))
-			}),
-			"commit": began(func(t *rapid.T) { c := r.commits(t); r.propose(CommitRecord(c), r.move(c, false)) }),
-			"reset":  began(func(t *rapid.T) { c := r.commits(t); r.propose(ResetRecord(c), r.move(c, true)) }),
-			"delete": func(t *rapid.T) {
-				r.applyPending(t) // the record lists the groups of now
-				r.deleteOne(t)
-			},
-			"advance": func(t *rapid.T) { r.now = max(r.now+rapid.Int64Range(-20, 60).Draw(t, "by"), 0) },
-			"apply":   r.applyPending,
-			"flush": func(t *rapid.T) {
-				if err := m.engine.Flush(); err != nil {
-					t.Fatal(err)
-				}
-			},
-			"crash": func(t *rapid.T) { r.applyPending(t); m.crash() },
-			"": func(t *rapid.T) {
-				if len(r.pending) == 0 {
-					r.compare(t)
-				}
-			},
-		})
-		r.applyPending(rt)
-		r.compare(rt)
-		if err := m.checked(); err != nil {
-			rt.Fatal(err)
-		}
-		if err := m.engine.Close(); err != nil {
-			rt.Fatal(err)
-		}
+		m := emptyMachine(t)
 		m.open()
+		defer func() { _ = m.engine.Close() }()
+		randomRun(rt, m)
 	})
+}
+
+// randomRun is one run of records that two groups on two topics write, one of them mostly served in order.
+func randomRun(rt *rapid.T, m *machine) {
+	r := &run{machine: m, model: newModel(), now: 1000}
+	for i := range 2 {
+		r.topics[m.topic(fmt.Sprint("t", i))] = true
+		r.groups[m.group(fmt.Sprint("g", i))] = true
+	}
+	ifHanded := func(f func(*rapid.T)) func(*rapid.T) {
+		return func(t *rapid.T) {
+			r.begin()
+			if len(r.handed) == 0 {
+				t.Skip()
+			}
+			f(t)
+		}
+	}
+	began := func(f func(*rapid.T)) func(*rapid.T) {
+		return func(t *rapid.T) {
+			r.begin()
+			f(t)
+		}
+	}
+	rt.Repeat(map[string]func(*rapid.T){
+		"pop": r.proposePop, "pop again": r.proposePop,
+		"ack": ifHanded(func(t *rapid.T) {
+			at, refs := r.someRefs(t)
+			done := r.ack(at, refs)
+			r.propose(ackOf(at.group, at.topic, refs...), int64(done))
+			for i, ref := range refs {
+				if done.Has(i) {
+					r.promises.settle(modelMessage{modelQueue{at, ref.Queue}, ref.Offset})
+				}
+			}
+		}),
+		"extend": ifHanded(func(t *rapid.T) {
+			at, refs := r.someRefs(t)
+			var moves []Move
+			for _, ref := range refs {
+				move := Move{ref, r.now + rapid.Int64Range(0, 40).Draw(t, "to"), rapid.Bool().Draw(t, "free")}
+				if rapid.IntRange(0, 3).Draw(t, "same") == 0 {
+					move.To = ref.VisibleAt
+				}
+				moves = append(moves, move)
+				ref.VisibleAt = move.To
+				r.handed = append(r.handed, handedOut{at, ref})
+			}
+			done := r.extend(at, moves)
+			r.propose(moveOf(at.group, at.topic, moves...), int64(done))
+			for i, move := range moves {
+				if done.Has(i) {
+					r.promises.held[modelMessage{modelQueue{at, move.Queue}, move.Offset}] = move.To
+				}
+			}
+		}),
+		"commit": began(func(t *rapid.T) { c := r.commits(t); r.propose(CommitRecord(c), r.move(c, false)) }),
+		"reset":  began(func(t *rapid.T) { c := r.commits(t); r.propose(ResetRecord(c), r.move(c, true)) }),
+		"delete": func(t *rapid.T) {
+			r.applyPending(t) // the record lists the groups of now
+			r.deleteOne(t)
+		},
+		"advance": func(t *rapid.T) { r.now = max(r.now+rapid.Int64Range(-20, 60).Draw(t, "by"), 0) },
+		"apply":   r.applyPending,
+		"flush": func(t *rapid.T) {
+			if err := m.engine.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"crash": func(t *rapid.T) {
+			r.applyPending(t)
+			kept := 0
+			if m.memory != nil {
+				kept = rapid.IntRange(0, m.memory.unflushed()).Draw(t, "kept")
+			}
+			m.crash(kept)
+		},
+		"": func(t *rapid.T) {
+			if len(r.pending) == 0 {
+				r.compare(t)
+			}
+		},
+	})
+	r.applyPending(rt)
+	r.compare(rt)
+	if err := m.checked(); err != nil {
+		rt.Fatal(err)
+	}
 }
 
 // deleteOne deletes a topic or a group and makes it anew, with a pop for the old one in the same batch.

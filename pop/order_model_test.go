@@ -332,4 +332,5 @@ func (m *model) forgetOrder(q modelQueue, from int64) {
 		delete(m.order.ready, l)
 		m.settle(l)
 	}
+	m.promises.forget(func(msg modelMessage) bool { return msg.modelQueue == q && msg.offset >= from })
 }

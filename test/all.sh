@@ -3,7 +3,8 @@
 # installed by the system's package client when it is absent.
 #   test/all.sh              everything
 #   test/all.sh lint unit    these suites only
-# Suites: lint unit rocksdb system client-go-v2 java
+# Suites: lint unit model rocksdb system client-go-v2 java
+#   MODEL_RUNS=1000000 test/all.sh model    a longer run of POP against its models; the default is 10000
 set -u
 cd "$(dirname "$0")/.."
 export GOFLAGS="${GOFLAGS:--buildvcs=false}"
@@ -31,6 +32,20 @@ suite_lint() {
 
 suite_unit() { go test -race -timeout 15m $(go list ./... | grep -v /test/); }
 
+suite_model() { # MODEL_RUNS random runs of POP's records and rows, and as many of whole brokers, against their models
+  local runs=${MODEL_RUNS:-10000} jobs=() failed=0 job
+  go test -c -o "$work/pop.test" ./pop/ && go test -c -o "$work/broker.test" ./broker/ || return 1
+  against() { # PACKAGE RUNS TESTS
+    (cd "$1" && "$work/$1.test" -test.run "^Test($3)Agrees?WithTheModel\$" -test.timeout 0 -test.v -rapid.checks="$2") &
+    jobs+=($!)
+  }
+  against pop "$runs" 'RandomRuns'
+  against broker $((runs / 4)) 'Pop|DeadLetters'
+  against broker $((runs / 4)) 'OrderedPop|DeadLettersInOrder'
+  for job in "${jobs[@]}"; do wait "$job" || failed=1; done
+  return "$failed"
+}
+
 suite_rocksdb() {
   need /usr/include/rocksdb/c.h librocksdb-dev gcc g++ || return 1
   go vet -tags grocksdb ./kvindex/ && go test -tags grocksdb -timeout 15m ./kvindex/... ./store/ ./pop/ ./delay/ ./txn/ ./broker/
@@ -46,7 +61,7 @@ suite_java() {
   go build -o "$CAIRN_TEST_BIN" ./cmd/cairn && ./test/java/run.sh
 }
 
-for s in ${*:-lint unit rocksdb system client-go-v2 java}; do
+for s in ${*:-lint unit model rocksdb system client-go-v2 java}; do
   declare -F "suite_$s" >/dev/null || { echo "no such suite: $s"; exit 2; }
   echo "== $s"
   t0=$(date +%s)
