@@ -29,7 +29,7 @@ func (b *Broker) HandOver(group, topic string) {
 		return
 	}
 	g, t, err := b.groupAndTopic(group, topic)
-	if err != nil || InOrder(g, t) || !b.store.Pop.MayHaveExpired(g.ID, t.ID, b.clock.Now().UnixMilli()) {
+	if err != nil || InOrder(g, t) || !b.store.Pop.MayHaveExpired(g.ID, t.ID, pop.AnyQueue, b.clock.Now().UnixMilli()) {
 		b.gate.leave()
 		return
 	}

@@ -18,6 +18,8 @@ import (
 const (
 	// popScan is how many queue entries one look looks at, in each queue, to find what matches its filter.
 	popScan = 16384
+	// maxSteps is how often one look goes on behind expired checkpoints of other queues.
+	maxSteps = 16
 	// maxExpired is how many expired checkpoints one look looks at.
 	maxExpired = 128
 )
@@ -45,6 +47,7 @@ type take struct {
 	expiry   bool // holds the lease on what is expired
 	newcomer bool // the group has no cursor in one of the queues
 	passed   bool // entries were passed over
+	unseen   bool // something expired may be there that it has not got to
 	more     bool // something may be left
 	budget   int  // what may still be read and compared, as maxSift says
 	failed   error
@@ -89,7 +92,7 @@ func (p *popper) take(r *popping) (res *PopResult, again bool, err error) {
 		if t.expiry {
 			t.leave(place{t.group, t.topic, everything})
 		}
-		return nil, false, t.failed
+		return nil, t.unseen && t.failed == nil, t.failed
 	}
 	if err := t.write(); err != nil {
 		return nil, false, err
@@ -159,9 +162,18 @@ func (t *take) room() int {
 
 // takeExpired takes what is visible again, earliest first.
 func (t *take) takeExpired() {
-	if s := t.p.store.Pop; !s.MayHaveExpired(t.group, t.topic, t.now) || t.expiredOf(1) == 0 {
+	s := t.p.store.Pop
+	if !s.MayHaveExpired(t.group, t.topic, t.req.Queue, t.now) {
 		return
 	}
+	// For one queue each step passes over some of what is expired in others.
+	for step := 1; t.expiredOf(1) == 0; step++ {
+		t.unseen = t.req.Queue >= 0 && s.MayHaveExpired(t.group, t.topic, t.req.Queue, t.now)
+		if !t.unseen || step == maxSteps || t.failed != nil {
+			return
+		}
+	}
+	t.unseen = false
 	t.budget = math.MaxInt // they are few, and matched before
 	if !t.lease() {
 		return
@@ -169,6 +181,7 @@ func (t *take) takeExpired() {
 	// What this look has dealt with is still there, in front of the rest.
 	for seen := 0; t.room() > 0 && seen < maxExpired; {
 		if t.expiredOf(seen+t.room()) <= seen {
+			t.more = t.more || t.req.Queue >= 0 // it may have stopped before the end
 			return
 		}
 		seen += t.readExpired(t.expired[seen:])

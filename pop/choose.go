@@ -20,33 +20,39 @@ const (
 	// lookahead is how far beyond now a look for what is expired walks, in ms. What it finds not to be there spares the next
 	// looks the walk: while the floor is above now a look costs no more than a lookup in memory.
 	lookahead = 1000
+	// maxPassed bounds the checkpoints of other queues that one look at one queue walks past, but for those of one millisecond.
+	maxPassed = 1024
 	// never is above every time, and such that a little more does not overflow.
 	never = math.MaxInt64 / 2
 )
 
-// MayHaveExpired says whether Expired may find something. It costs no read, and false is certain.
-func (s *State) MayHaveExpired(group, topic kvindex.ID, now int64) bool {
-	floor, _ := s.floors.get(place{group, topic})
+// MayHaveExpired says whether Expired may find something in a queue (AnyQueue: in any). It costs no read, and false is certain.
+func (s *State) MayHaveExpired(group, topic kvindex.ID, queue int32, now int64) bool {
+	floor, _ := s.floors.getIn(place{group, topic}, queue)
 	return floor <= now
 }
 
 // Expired appends to dst up to most checkpoints of a queue (AnyQueue: of all) that are visible again at now (ms), earliest
-// first.
+// first. For one queue it walks past a bounded number of others: when it finds less than it may and MayHaveExpired is true after it,
+// the next call goes on from there.
 func (s *State) Expired(group, topic kvindex.ID, queue int32, now int64, most int, dst []Expired) ([]Expired, error) {
 	at := place{group, topic}
-	floor, epoch := s.floors.get(at)
+	floor, epoch := s.floors.getIn(at, queue)
 	if floor > now || most <= 0 {
 		return dst, nil
 	}
 	until, end := min(now, never)+lookahead, len(dst)+most
-	first := until
+	first, passed, last := until, 0, int64(-1)
 	err := s.walk(at, floor, until, func(ref Ref, val []byte) (bool, error) {
-		first = min(first, ref.VisibleAt)
-		if ref.VisibleAt > now || len(dst) == end {
-			return false, nil
-		}
-		if queue != AnyQueue && queue != ref.Queue {
+		other := queue != AnyQueue && queue != ref.Queue
+		if other && ref.VisibleAt <= now && (passed < maxPassed || ref.VisibleAt == last) {
+			passed++
+			last = ref.VisibleAt
 			return true, nil
+		}
+		first = min(first, ref.VisibleAt)
+		if other || ref.VisibleAt > now || len(dst) == end {
+			return false, nil
 		}
 		c, err := decodeCheckpoint(val)
 		ref.Nonce = c.Nonce
@@ -56,7 +62,7 @@ func (s *State) Expired(group, topic kvindex.ID, queue int32, now int64, most in
 	if err != nil {
 		return dst, err
 	}
-	s.floors.raise(at, first, epoch)
+	s.floors.raiseIn(at, queue, first, epoch)
 	return dst, nil
 }
 
