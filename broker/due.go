@@ -42,7 +42,14 @@ func newDue(c clock.Clock) *due {
 // at arranges that f is called at t, or as soon after as possible; cancel forgets it (false: it has run or is running).
 // After close nothing is called any more.
 func (d *due) at(t time.Time, f func()) (cancel func() bool) {
-	it := &deadline{owner: d, at: t, f: f, index: -1}
+	it := &deadline{}
+	d.add(it, t, f)
+	return it.cancel
+}
+
+// add is at with the caller's memory, which is the loop's until f was called or it was cancelled.
+func (d *due) add(it *deadline, t time.Time, f func()) {
+	*it = deadline{owner: d, at: t, f: f, index: -1}
 	d.mu.Lock()
 	closed := d.mu.closed
 	if !closed {
@@ -55,7 +62,6 @@ func (d *due) at(t time.Time, f func()) (cancel func() bool) {
 	if first {
 		d.nudge()
 	}
-	return it.cancel
 }
 
 // every calls f each period until close, the first time after one period.
@@ -68,8 +74,12 @@ func (d *due) every(period time.Duration, f func()) {
 	d.at(d.clock.Now().Add(period), tick)
 }
 
+// cancel forgets a deadline that was added, or does nothing.
 func (it *deadline) cancel() bool {
 	d := it.owner
+	if d == nil {
+		return false
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if it.index < 0 {

@@ -93,8 +93,8 @@ func (b *Broker) Pop(ctx context.Context, req *PopRequest) (*PopResult, error) {
 		return nil, err
 	}
 	defer b.gate.leave()
-	r, err := b.newPopping(ctx, req)
-	if err != nil {
+	r := &popping{}
+	if err := r.init(ctx, b, req); err != nil {
 		return nil, err
 	}
 	res, err := r.first()
@@ -122,16 +122,16 @@ type popping struct {
 	signal   chan struct{}
 }
 
-// newPopping checks what the request itself says.
-func (b *Broker) newPopping(ctx context.Context, req *PopRequest) (*popping, error) {
+// init checks what the request itself says.
+func (r *popping) init(ctx context.Context, b *Broker, req *PopRequest) error {
 	if req.Max < 1 || req.Max > maxPop || req.Invisible <= 0 {
-		return nil, refuse(CodeParameter, "pop of %d messages for %v: 1 to %d, for more than nothing", req.Max, req.Invisible, maxPop)
+		return refuse(CodeParameter, "pop of %d messages for %v: 1 to %d, for more than nothing", req.Max, req.Invisible, maxPop)
 	}
-	r := &popping{b: b, p: b.pop, ctx: ctx, req: req}
+	r.b, r.p, r.ctx, r.req = b, b.pop, ctx, req
 	if req.Wait > 0 {
 		r.deadline = b.clock.Now().Add(req.Wait)
 	}
-	return r, nil
+	return nil
 }
 
 // first looks for the first time, and makes the group when that is allowed.

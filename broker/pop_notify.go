@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"context"
 	"time"
 
 	"github.com/cairnmq/cairn/filter"
@@ -26,19 +25,10 @@ type NotifyRequest struct {
 // done is called exactly once, from a goroutine of its own or before NotifyAsync returns; cancel ends the wait. Refusals: those
 // of Pop.
 func (b *Broker) NotifyAsync(req *NotifyRequest, done func(something bool, err error)) (cancel func()) {
-	ctx, stop := context.WithCancel(context.Background())
 	// The least that a pop can ask for, so that one check serves both.
-	r, err := b.newPopping(ctx, &PopRequest{
+	return b.startPoll(&longPoll{tell: done}, &PopRequest{
 		Group: req.Group, Topic: req.Topic, Queue: req.Queue, Max: 1, Invisible: time.Millisecond, Wait: req.Wait, Filter: req.Filter,
 	})
-	if err != nil {
-		stop()
-		done(false, err)
-		return stop
-	}
-	p := &longPoll{popping: *r, cancel: stop, done: done}
-	p.try = p.something
-	return b.startPoll(p)
 }
 
 // something is a look that takes nothing. Whoever it answers was not in the way of the others: the next one that waits is woken
@@ -49,7 +39,8 @@ func (r *popping) something() (bool, error) {
 	}
 	r.looked = r.p.clock.Now().UnixMilli()
 	again, heads, err := r.seen(r.looked, 1)
-	if err != nil || len(again)+len(heads) > 0 {
+	unseen := !InOrder(r.g, r.t) && r.req.Queue >= 0 && r.p.store.Pop.MayHaveExpired(r.g.ID, r.t.ID, r.req.Queue, r.looked)
+	if err != nil || unseen || len(again)+len(heads) > 0 {
 		return err == nil, verbError(err, "look for messages of "+r.t.Name)
 	}
 	first, end := queuesOf(r.req.Queue, r.t.ReadQueues)

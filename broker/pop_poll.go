@@ -13,14 +13,17 @@ import (
 //	                     ▲                           └─▶ held
 //	                     └──────── woken, out of time, cancelled, closing
 //
-// While it is held it costs its own memory, a waiter and a deadline.
+// While it is held it costs its own memory, which has the waiter and the deadline in it: what the garbage collector follows for each
+// of a hundred thousand is time that others wait.
 type longPoll struct {
 	popping
-	try    func() (found bool, err error) // one look
-	done   func(found bool, err error)    // called exactly once
-	cancel context.CancelFunc             // of popping.ctx
-	forget func() bool                    // the deadline
-	woken  bool                           // a waiter of this turn or an earlier one was woken, and nobody was woken in its place
+	answer func(*PopResult, error) // of a pop, called exactly once; nil for the question whether there is something
+	tell   func(bool, error)       // of the question
+	res    *PopResult              // of the last look
+	looks  bool                    // it has looked for the first time
+	cancel context.CancelFunc      // of popping.ctx
+	timer  deadline
+	woken  bool // a waiter of this turn or an earlier one was woken, and nobody was woken in its place
 
 	mu struct {
 		sync.Mutex
@@ -78,43 +81,57 @@ func (ps *longPolls) close() {
 // before PopAsync returns. req must not be changed until then. cancel, which may come at any time and more than once, ends
 // the wait: the answer is empty, and what was taken meanwhile is given back.
 func (b *Broker) PopAsync(req *PopRequest, done func(*PopResult, error)) (cancel func()) {
-	ctx, stop := context.WithCancel(context.Background())
-	r, err := b.newPopping(ctx, req)
-	if err != nil {
-		stop()
-		done(nil, err)
-		return stop
-	}
-	p := &longPoll{popping: *r, cancel: stop}
-	var res *PopResult
-	look := p.first
-	p.try = func() (bool, error) {
-		var err error
-		res, err = look()
-		look = p.look
-		return res != nil, err
-	}
-	p.done = func(_ bool, err error) {
-		if res == nil && err == nil {
-			res = &PopResult{}
-		}
-		done(res, err)
-	}
-	return b.startPoll(p)
+	p := &longPoll{answer: done}
+	return b.startPoll(p, req)
 }
 
 // startPoll begins a poll.
-func (b *Broker) startPoll(p *longPoll) (cancel func()) {
-	if err := b.gate.enter(); err != nil {
-		p.cancel()
+func (b *Broker) startPoll(p *longPoll, req *PopRequest) (cancel func()) {
+	ctx, stop := context.WithCancel(context.Background())
+	p.cancel = stop
+	err := p.init(ctx, b, req)
+	if err == nil {
+		err = b.gate.enter()
+	}
+	if err != nil {
+		stop()
 		p.done(false, err)
-		return p.cancel
+		return stop
 	}
 	go p.begin()
-	return func() {
-		p.cancel()
-		p.ring()
+	return p.stop
+}
+
+// stop has the poll end. It may come at any time.
+func (p *longPoll) stop() {
+	p.cancel()
+	p.ring()
+}
+
+// try looks once.
+func (p *longPoll) try() (found bool, err error) {
+	switch {
+	case p.tell != nil:
+		return p.something()
+	case p.looks:
+		p.res, err = p.look()
+	default:
+		p.looks = true
+		p.res, err = p.first()
 	}
+	return p.res != nil, err
+}
+
+// done calls back.
+func (p *longPoll) done(found bool, err error) {
+	if p.tell != nil {
+		p.tell(found, err)
+		return
+	}
+	if p.res == nil && err == nil {
+		p.res = &PopResult{}
+	}
+	p.answer(p.res, err)
 }
 
 // begin looks for the first time.
@@ -128,8 +145,9 @@ func (p *longPoll) begin() {
 		p.finish(false, errClosing)
 		return
 	}
-	p.waiter.wake = p.ring
-	p.forget = p.p.due.at(p.deadline, p.ring)
+	ring := p.ring
+	p.waiter.wake = ring
+	p.p.due.add(&p.timer, p.deadline, ring)
 	p.turn()
 }
 
@@ -217,9 +235,7 @@ func (p *longPoll) stopped() error {
 
 // finish answers. Who cancelled it is told nothing but that there is nothing.
 func (p *longPoll) finish(found bool, err error) {
-	if p.forget != nil {
-		p.forget()
-	}
+	p.timer.cancel()
 	p.b.polls.remove(p)
 	if p.ctx.Err() != nil && CodeOf(err) != CodeClosing {
 		err = nil
