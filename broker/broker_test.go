@@ -89,6 +89,7 @@ func TestVerbsAfterClose(t *testing.T) {
 		"one-way":   closed.CommitOffsetAsync("g", OffsetCommit{"t", 0, 1}),
 		"reset":     second(closed.ResetOffsets(ctx, "g", "t", 0, 1, 0, true)),
 		"offsets":   second(closed.GroupOffsets("g", "")),
+		"progress":  second(closed.GroupProgress("g", "")),
 		"groups":    second(closed.GroupsOfTopic("t")),
 		"key":       second(closed.QueryByKey("t", "k", 0, 1, 1, buf)),
 		"id":        second(closed.QueryByUniqueID("t", "k", 0, 1, 1, buf)),

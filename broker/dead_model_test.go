@@ -197,8 +197,8 @@ func TestDeadLettersAgreeWithTheModel(t *testing.T) {
 		}
 		rt.Repeat(map[string]func(*rapid.T){
 			"send": r.sendSome, "pop": r.pop, "pop again": r.pop, "pop once more": r.pop, "ack": r.ack, "forward": r.forward, "redrive": r.redrive,
-			"extend":   func(t *rapid.T) { r.extend(t, false) },
-			"giveback": func(t *rapid.T) { r.extend(t, true) },
+			"extend":   func(t *rapid.T) { r.extend(t, false, false) },
+			"giveback": func(t *rapid.T) { r.extend(t, true, true) },
 			"advance": func(t *rapid.T) {
 				r.clock.Advance(time.Duration(rapid.IntRange(-10, 30).Draw(t, "seconds")) * time.Second)
 			},
@@ -235,7 +235,7 @@ func (r *deadOrderRun) pop(t *rapid.T) {
 			m := r.byBody[string(stored.Body)]
 			r.handedOut(t, m, mine)
 			mine[m.body] = true
-			m.state, m.visible, m.handle = orderInFlight, now.Add(req.Invisible), res.Handles[i]
+			m.state, m.visible, m.handle, m.delayed = orderInFlight, now.Add(req.Invisible), res.Handles[i], false
 			if res.Attempts[i] != m.attempts || m.attempts > r.limit {
 				t.Fatalf("%s: attempt %d, want %d of %d", m.body, res.Attempts[i], m.attempts, r.limit)
 			}

@@ -13,8 +13,12 @@ import (
 	"github.com/cairnmq/cairn/pop"
 )
 
-// maxLagRows is how many places of groups one scrape looks at, so that many groups cannot make it slow.
-const maxLagRows = 20_000
+const (
+	// maxLagRows is how many places of groups one scrape looks at, so that many groups cannot make it slow.
+	maxLagRows = 20_000
+	// maxWalked is how many checkpoints and lines one scrape looks at, of all groups, to find the oldest messages.
+	maxWalked = int64(500_000)
+)
 
 // metrics hands the broker's counters and gauges to Prometheus, under the names that RocketMQ's OpenTelemetry metrics have
 // where there is one. Nothing is kept for it: each scrape reads.
@@ -25,7 +29,8 @@ type metrics struct {
 	messagesOut, throughputOut, toDLQ        *prometheus.Desc
 	topics, groups, permission               *prometheus.Desc
 	producers, consumers                     *prometheus.Desc
-	lag, ready, inFlight                     *prometheus.Desc
+	lag, ready, inFlight, delayed, parked    *prometheus.Desc
+	lagLatency, queueingLatency, dead        *prometheus.Desc
 	timers, timerLateness                    *prometheus.Desc
 	storageSize, flushBehind, dispatchBehind *prometheus.Desc
 	waiting, durability                      *prometheus.Desc
@@ -56,9 +61,16 @@ func newMetrics(b *Broker) *metrics {
 		producers:  desc("rocketmq_producer_connections", "Connected producers.", "language", "version", "protocol_type"),
 		consumers: desc("rocketmq_consumer_connections", "Connected consumers.", "consumer_group", "language", "version",
 			"consume_mode", "protocol_type", "is_system"),
-		lag:            desc("rocketmq_consumer_lag_messages", "Messages not yet consumed: ready and in flight.", place...),
-		ready:          desc("rocketmq_consumer_ready_messages", "Messages that can be handed out now.", place...),
-		inFlight:       desc("rocketmq_consumer_inflight_messages", "Messages handed out and not acknowledged.", place...),
+		lag:      desc("rocketmq_consumer_lag_messages", "Messages not yet consumed: ready, in flight, delayed and parked.", place...),
+		ready:    desc("rocketmq_consumer_ready_messages", "Messages that can be handed out now.", place...),
+		inFlight: desc("rocketmq_consumer_inflight_messages", "Messages that a consumer has and has not acknowledged.", place...),
+		delayed:  desc("cairn_consumer_delayed_messages", "Messages given back, that come again later.", place...),
+		parked:   desc("cairn_consumer_parked_messages", "Messages that wait for an earlier one of their message group.", place...),
+		lagLatency: desc("rocketmq_consumer_lag_latency", "Age of the oldest message not yet consumed, in ms. Left out while a group has very "+
+			"much in flight.", place...),
+		queueingLatency: desc("rocketmq_consumer_queueing_latency", "Age of the oldest message never handed out, in ms. Left out with the "+
+			"lag latency.", place...),
+		dead:           desc("cairn_dead_letters", "Dead letters of a consumer group that were neither redriven nor purged.", "consumer_group"),
 		timers:         desc("rocketmq_timing_messages", "Delayed messages that wait for their time.", "topic"),
 		timerLateness:  desc("cairn_timer_lateness_ms", "How late delayed messages became visible, in ms."),
 		storageSize:    desc("rocketmq_storage_size", "Bytes on disk: log and index.", storage...),
@@ -74,7 +86,7 @@ func newMetrics(b *Broker) *metrics {
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		m.messagesIn, m.throughputIn, m.messageSize, m.messagesOut, m.throughputOut, m.toDLQ, m.topics, m.groups, m.permission,
-		m.producers, m.consumers, m.lag, m.ready, m.inFlight, m.timers, m.timerLateness, m.storageSize, m.flushBehind,
+		m.producers, m.consumers, m.lag, m.ready, m.inFlight, m.delayed, m.parked, m.lagLatency, m.queueingLatency, m.dead, m.timers, m.timerLateness, m.storageSize, m.flushBehind,
 		m.dispatchBehind, m.waiting, m.durability,
 	} {
 		ch <- d
@@ -98,6 +110,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.collectOut(ch)
 	m.collectClients(gauge)
 	m.collectLag(gauge)
+	m.collectDead(gauge)
 	m.collectTimers(ch, gauge)
 	m.transactions.collect(m.b, ch)
 
@@ -224,8 +237,11 @@ func (m *metrics) collectClients(gauge func(*prometheus.Desc, float64, ...string
 
 // collectLag tells where groups stand, for the first maxSeries pairs of group and topic.
 func (m *metrics) collectLag(gauge func(*prometheus.Desc, float64, ...string)) {
-	rows, pairs := 0, 0
+	rows, pairs, walk := 0, 0, maxWalked
 	err := m.b.catalog.EachGroup(func(g *catalog.Group) bool {
+		if g.Name == deadKeeper {
+			return true // no consumer
+		}
 		topics := map[kvindex.ID]struct{}{}
 		err := m.b.store.Pop.EachCursor(g.ID, 0, func(topic kvindex.ID, _ int32, _ pop.Cursor) bool {
 			topics[topic] = struct{}{}
@@ -236,7 +252,7 @@ func (m *metrics) collectLag(gauge func(*prometheus.Desc, float64, ...string)) {
 			m.b.log.Warn().Err(err).Str("group", g.Name).Msg("metrics: cannot read where the group stands")
 		}
 		for _, id := range slices.Sorted(maps.Keys(topics)) {
-			if pairs < maxSeries && m.collectLagOf(gauge, g, id) {
+			if pairs < maxSeries && m.collectLagOf(gauge, g, id, &walk) {
 				pairs++
 			}
 		}
@@ -247,21 +263,73 @@ func (m *metrics) collectLag(gauge func(*prometheus.Desc, float64, ...string)) {
 	}
 }
 
-func (m *metrics) collectLagOf(gauge func(*prometheus.Desc, float64, ...string), g *catalog.Group, topic kvindex.ID) bool {
+// collectLagOf tells of one pair. How old messages are it tells only when it need not look at more than walk rows for that, which it
+// takes off.
+func (m *metrics) collectLagOf(gauge func(*prometheus.Desc, float64, ...string), g *catalog.Group, topic kvindex.ID, walk *int64) bool {
 	t, err := m.b.catalog.TopicByID(topic)
 	if err != nil {
 		return false // deleted meanwhile
 	}
-	c, err := m.b.GroupCounters(g.Name, t.Name)
+	taken, err := m.b.store.Pop.Counters(g.ID, topic)
 	if err != nil {
 		return false
 	}
+	rows := taken.InFlight + taken.Free // and lines: each of them has something in flight or is free
 	labels := []string{
 		g.Name, t.Name, strconv.FormatBool(isRetry(t.Name)),
 		strconv.FormatBool(m.b.isSystemTopic(t.Name) || catalog.IsSystemGroup(g.Name)),
 	}
-	gauge(m.lag, float64(c.Ready+c.InFlight), labels...)
+	var c GroupCounters
+	if rows > *walk {
+		if c, err = m.b.groupCounters(g, t); err != nil {
+			return false
+		}
+	} else {
+		p, err := m.b.progress(g, t)
+		if err != nil {
+			return false
+		}
+		*walk -= rows
+		c = p.GroupCounters
+		gauge(m.lagLatency, age(p.Oldest, p.At), labels...)
+		gauge(m.queueingLatency, age(p.Unseen, p.At), labels...)
+	}
+	gauge(m.lag, float64(c.Lag()), labels...)
 	gauge(m.ready, float64(c.Ready), labels...)
 	gauge(m.inFlight, float64(c.InFlight), labels...)
+	gauge(m.delayed, float64(c.Delayed), labels...)
+	gauge(m.parked, float64(c.Parked), labels...)
 	return true
+}
+
+// age is how long ago a time was, 0 when there is none; all in ms.
+func age(since, now int64) float64 {
+	if since == 0 {
+		return 0
+	}
+	return float64(max(now-since, 0))
+}
+
+// collectDead tells of the first groups that have dead letters, by name, and of the others together.
+func (m *metrics) collectDead(gauge func(*prometheus.Desc, float64, ...string)) {
+	groups, others := 0, int64(0)
+	for behind, more := "", true; more; {
+		var found []DeadGroup
+		var err error
+		if found, more, err = m.b.DeadGroups(behind, maxDeadGroups); err != nil {
+			m.b.log.Warn().Err(err).Msg("metrics: cannot count dead letters")
+			return
+		}
+		for i := range found {
+			behind = found[i].Group
+			if groups++; groups > maxSeries {
+				others += found[i].Count
+				continue
+			}
+			gauge(m.dead, float64(found[i].Count), found[i].Group)
+		}
+	}
+	if others > 0 {
+		gauge(m.dead, float64(others), otherName)
+	}
 }

@@ -151,21 +151,26 @@ func checkHandle(g *catalog.Group, t *catalog.Topic, text string, now int64) (po
 }
 
 // ChangeInvisible moves a message's visible-at to now+invisible and answers the new handle; the old one is not good any more,
-// unless the time is the same to the millisecond. An invisible time of 0 makes the message visible at once. When ctx ends before, what becomes of it is unknown.
+// unless the time is the same to the millisecond. An invisible time of 0 makes the message visible at once. Who has the message keeps
+// it until then: it counts as in flight. When ctx ends before, what becomes of it is unknown.
 //
 // Refusals: CodeInvalidHandle, CodeParameter (negative time), CodeGroupNotFound, CodeTopicNotFound, CodeBusy, CodeReadOnly,
 // CodeClosing.
 func (b *Broker) ChangeInvisible(ctx context.Context, group, topic, handle string, invisible time.Duration) (string, error) {
-	return b.changeInvisible(ctx, group, topic, handle, invisible, false)
+	return b.changeInvisible(ctx, group, topic, handle, invisible, pop.Move{})
 }
 
-// GiveBack is ChangeInvisible for a message that its receiver did not try to consume: the delivery does not count as an
-// attempt.
+// Postpone is ChangeInvisible for a message that its receiver has failed on: nobody has it until then, and it counts as delayed.
+func (b *Broker) Postpone(ctx context.Context, group, topic, handle string, invisible time.Duration) (string, error) {
+	return b.changeInvisible(ctx, group, topic, handle, invisible, pop.Move{Postponed: true})
+}
+
+// GiveBack is Postpone for a message that its receiver did not try to consume: the delivery does not count as an attempt.
 func (b *Broker) GiveBack(ctx context.Context, group, topic, handle string, invisible time.Duration) (string, error) {
-	return b.changeInvisible(ctx, group, topic, handle, invisible, true)
+	return b.changeInvisible(ctx, group, topic, handle, invisible, pop.Move{Postponed: true, Free: true})
 }
 
-func (b *Broker) changeInvisible(ctx context.Context, group, topic, handle string, invisible time.Duration, free bool) (string, error) {
+func (b *Broker) changeInvisible(ctx context.Context, group, topic, handle string, invisible time.Duration, how pop.Move) (string, error) {
 	if err := b.gate.enter(); err != nil {
 		return "", err
 	}
@@ -184,7 +189,8 @@ func (b *Broker) changeInvisible(ctx context.Context, group, topic, handle strin
 	}
 	moved := h
 	moved.PoppedAt, moved.VisibleAt = now, now+(invisible+time.Millisecond-1).Milliseconds()
-	e := &pop.Extend{Group: g.ID, Topic: t.ID, Moves: []pop.Move{{Ref: h.Ref(), To: moved.VisibleAt, Free: free}}}
+	how.Ref, how.To = h.Ref(), moved.VisibleAt
+	e := &pop.Extend{Group: g.ID, Topic: t.ID, Moves: []pop.Move{how}}
 	return await(ctx, func(done func(string, error)) {
 		p := &commitlog.Proposal{Records: []record.Record{pop.ExtendRecord(e)}}
 		p.Done = func(p *commitlog.Proposal) {

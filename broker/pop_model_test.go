@@ -36,6 +36,7 @@ type modelFlight struct {
 	visible       time.Time
 	attempts      int32
 	handle        string // the one that is good
+	delayed       bool   // it was given back
 }
 
 type modelHandle struct{ handle, body string }
@@ -48,13 +49,27 @@ func (m *popModel) counters(now time.Time) (c GroupCounters) {
 		c.Ready += int64(len(q.bodies) - q.next)
 	}
 	for _, f := range m.inFlight {
-		if f.visible.After(now) {
-			c.InFlight++
-		} else {
+		switch {
+		case !f.visible.After(now):
 			c.Ready++
+		case f.delayed:
+			c.Delayed++
+		default:
+			c.InFlight++
 		}
 	}
 	return c
+}
+
+// first is the first offset of a queue that is not settled.
+func (m *popModel) first(queue int) int64 {
+	first := m.queues[queue].next
+	for _, f := range m.inFlight {
+		if f.queue == queue {
+			first = min(first, f.offset)
+		}
+	}
+	return int64(first)
 }
 
 // popRun is one random run over a real broker.
@@ -91,7 +106,7 @@ func (r *popRun) popped(t *rapid.T, req *PopRequest, res *PopResult) {
 			f = r.firstDelivery(t, req, msg)
 			r.inFlight[body] = f
 		}
-		f.visible, f.handle = now.Add(req.Invisible), res.Handles[i]
+		f.visible, f.handle, f.delayed = now.Add(req.Invisible), res.Handles[i], false
 		if res.Attempts[i] != f.attempts || msg.QueueOffset != int64(f.offset) || msg.QueueID != int32(f.queue) {
 			t.Fatalf("%s: attempt %d of queue %d offset %d, want %+v", body, res.Attempts[i], msg.QueueID, msg.QueueOffset, f)
 		}
@@ -242,15 +257,19 @@ func (r *popRun) ack(t *rapid.T) {
 	}
 }
 
-func (r *popRun) extend(t *rapid.T, free bool) {
+// extend changes an invisible time: the holder keeps the message for longer, or with delayed has failed on it, or with free did not try.
+func (r *popRun) extend(t *rapid.T, delayed, free bool) {
 	if len(r.handles) == 0 {
 		t.Skip()
 	}
 	h := rapid.SampledFrom(r.handles).Draw(t, "handle")
 	to := time.Duration(rapid.IntRange(0, 40).Draw(t, "to")) * time.Second
 	change := r.ChangeInvisible
-	if free {
+	switch {
+	case free:
 		change = r.GiveBack
+	case delayed:
+		change = r.Postpone
 	}
 	now := r.clock.Now()
 	moved, err := change(context.Background(), "g", "t", h.handle, to)
@@ -262,7 +281,7 @@ func (r *popRun) extend(t *rapid.T, free bool) {
 	if !good {
 		return
 	}
-	f.visible, f.handle = now.Add(to), moved
+	f.visible, f.handle, f.delayed = now.Add(to), moved, delayed
 	if free {
 		f.attempts = max(f.attempts-1, 0)
 	}
@@ -313,9 +332,11 @@ func (r *popRun) recreate(t *rapid.T) {
 // compare looks whether the counters are right.
 func (r *popRun) compare(t *rapid.T) {
 	got, err := r.GroupCounters("g", "t")
-	if want := r.counters(r.clock.Now()); err != nil || got != want {
+	want := r.counters(r.clock.Now())
+	if err != nil || got != want {
 		t.Fatalf("counters %+v, want %+v (%v)", got, want, err)
 	}
+	r.sameProgress(t, want, r.first)
 }
 
 // drain advances the clock and pops until nothing is left: all that was neither acknowledged nor passed over has to come.
@@ -361,8 +382,9 @@ func TestPopAgreesWithTheModel(t *testing.T) {
 		}
 		rt.Repeat(map[string]func(*rapid.T){
 			"send": r.sendSome, "pop": popSome, "pop again": popSome, "ack": r.ack, "ack again": r.ack,
-			"extend":   func(t *rapid.T) { r.extend(t, false) },
-			"giveback": func(t *rapid.T) { r.extend(t, true) },
+			"extend":   func(t *rapid.T) { r.extend(t, false, false) },
+			"postpone": func(t *rapid.T) { r.extend(t, true, false) },
+			"giveback": func(t *rapid.T) { r.extend(t, true, true) },
 			"reset":    r.reset, "recreate": r.recreate,
 			"advance": func(t *rapid.T) {
 				r.clock.Advance(time.Duration(rapid.IntRange(-10, 30).Draw(t, "seconds")) * time.Second)

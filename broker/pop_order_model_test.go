@@ -34,6 +34,7 @@ type orderMessage struct {
 	visible       time.Time
 	attempts      int32
 	handle        string
+	delayed       bool // it was given back
 }
 
 type orderState int
@@ -121,7 +122,7 @@ func (r *orderRun) pop(t *rapid.T, queue int32, attemptID string) int {
 				r.handedOut(t, m, mine)
 			}
 			mine[m.body] = true
-			m.state, m.visible, m.handle = orderInFlight, r.clock.Now().Add(req.Invisible), res.Handles[i]
+			m.state, m.visible, m.handle, m.delayed = orderInFlight, r.clock.Now().Add(req.Invisible), res.Handles[i], false
 			if res.Attempts[i] != m.attempts {
 				t.Fatalf("%s: attempt %d, want %d", m.body, res.Attempts[i], m.attempts)
 			}
@@ -214,12 +215,16 @@ func (r *orderRun) extend(t *rapid.T) {
 	to := time.Duration(rapid.IntRange(0, 40).Draw(t, "to")) * time.Second
 	m := r.byBody[h.body]
 	good := r.good(t, m, h)
-	moved, err := r.ChangeInvisible(context.Background(), "g", "t", h.handle, to)
+	change, delayed := r.ChangeInvisible, rapid.Bool().Draw(t, "delayed")
+	if delayed {
+		change = r.Postpone
+	}
+	moved, err := change(context.Background(), "g", "t", h.handle, to)
 	if good != (err == nil) || err != nil && CodeOf(err) != CodeInvalidHandle {
 		t.Fatalf("extend of %s: %v, it is %+v", m.body, err, m)
 	}
 	if good {
-		m.visible, m.handle = r.clock.Now().Add(to), moved
+		m.visible, m.handle, m.delayed = r.clock.Now().Add(to), moved, delayed
 		r.handles = append(r.handles, modelHandle{moved, m.body})
 	}
 }
@@ -238,19 +243,58 @@ func (r *orderRun) reset(t *rapid.T) {
 	}
 }
 
-func (r *orderRun) compare(t *rapid.T) {
-	var want GroupCounters
-	for _, m := range r.byBody {
-		switch {
-		case m.state == orderInFlight && m.visible.After(r.clock.Now()):
-			want.InFlight++
-		case m.state != orderDone:
-			want.Ready++
+// counters recount the messages; only what the pops have met of what waits is known from the cursors alone.
+func (r *orderRun) counters(t *rapid.T) (c GroupCounters) {
+	now := r.clock.Now()
+	var met [orderQueues]int64
+	for q := range met {
+		cursor, _, err := r.store.Pop.Cursor(must(r.Group("g")).ID, must(r.Topic("t")).ID, int32(q))
+		if err != nil {
+			t.Fatal(err)
+		}
+		met[q] = cursor.Next
+	}
+	for _, line := range r.lines() {
+		busy, invisible := false, false // what is before the message
+		for _, m := range line {
+			switch {
+			case m.state == orderInFlight && m.visible.After(now):
+				busy, invisible = true, true
+				if m.delayed {
+					c.Delayed++
+				} else {
+					c.InFlight++
+				}
+			case m.state == orderInFlight:
+				busy = true
+				if invisible {
+					c.Parked++
+				} else {
+					c.Ready++
+				}
+			case m.state == orderWaits && int64(m.offset) < met[m.queue] && busy:
+				c.Parked++
+			case m.state == orderWaits:
+				c.Ready++
+			}
 		}
 	}
+	return c
+}
+
+func (r *orderRun) compare(t *rapid.T) {
+	want := r.counters(t)
 	if got, err := r.GroupCounters("g", "t"); err != nil || got != want {
 		t.Fatalf("counters %+v, want %+v (%v)", got, want, err)
 	}
+	r.sameProgress(t, want, func(queue int) int64 {
+		for _, m := range r.queues[queue] {
+			if m.state != orderDone {
+				return int64(m.offset)
+			}
+		}
+		return int64(len(r.queues[queue]))
+	})
 }
 
 // drain acknowledges all there is, until nothing comes any more.

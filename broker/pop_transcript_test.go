@@ -165,7 +165,14 @@ func (s *transcript) run(d *datadriven.TestData) string {
 		if err != nil {
 			return s.refusal(err)
 		}
-		return fmt.Sprintf("ready %d, in flight %d\n", c.Ready, c.InFlight)
+		said := fmt.Sprintf("ready %d, in flight %d", c.Ready, c.InFlight)
+		if c.Delayed > 0 {
+			said += fmt.Sprintf(", delayed %d", c.Delayed)
+		}
+		if c.Parked > 0 {
+			said += fmt.Sprintf(", parked %d", c.Parked)
+		}
+		return said + "\n"
 	case "commit":
 		return s.refusal(s.CommitOffsets(ctx, words[0],
 			[]OffsetCommit{{words[1], int32(number(s.t, words[2])), int64(number(s.t, words[3]))}}))

@@ -56,13 +56,16 @@ func checkCheckpoints(r kvindex.Reader, counted map[place]Counters, lined map[pl
 			clear(seen)
 			clear(next)
 		}
-		sum := counted[at]
-		sum.InFlight++
-		counted[at] = sum
 		c, err := decodeCheckpoint(val)
 		if err != nil {
 			return false, err
 		}
+		sum := counted[at]
+		sum.InFlight++
+		if c.Postponed {
+			sum.Postponed++
+		}
+		counted[at] = sum
 		if c.Line != 0 {
 			lined[at]++
 		}

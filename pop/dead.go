@@ -17,8 +17,8 @@ type Popped struct {
 // entered. Like Apply it belongs to the folder's goroutine.
 func (s *State) Settle(b *kvindex.Batch, p Popped) (ok bool, err error) {
 	f, at := &s.fold, place{p.Group, p.Topic}
-	if _, ok, err = f.remove(b, at, p.Ref); err == nil && ok {
-		err = f.count(b, at, -1)
+	if ok, err = f.remove(b, at, p.Ref); err == nil {
+		err = f.count(b, at)
 	}
 	if err != nil {
 		return false, fmt.Errorf("pop: settle offset %d of queue %d: %w", p.Offset, p.Queue, err)

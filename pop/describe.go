@@ -14,12 +14,12 @@ func init() {
 	})
 	kvindex.RegisterValue(kvindex.SpaceCheckpoint, func(_, val []byte) string {
 		c, err := decodeCheckpoint(val)
-		return describe(val, err, "attempts=%d nonce=%016x position=%d size=%d popped=%s first=%s", c.Attempts, c.Nonce, c.Position,
-			c.Size, kvindex.FormatTime(c.PoppedAt), kvindex.FormatTime(c.FirstAt))
+		return describe(val, err, "attempts=%d nonce=%016x position=%d size=%d popped=%s first=%s postponed=%v", c.Attempts, c.Nonce,
+			c.Position, c.Size, kvindex.FormatTime(c.PoppedAt), kvindex.FormatTime(c.FirstAt), c.Postponed)
 	})
 	kvindex.RegisterValue(kvindex.SpaceCounter, func(_, val []byte) string {
 		c, err := decodeCounters(val)
-		return describe(val, err, "in-flight=%d parked=%d", c.InFlight, c.Parked)
+		return describe(val, err, "in-flight=%d parked=%d free=%d postponed=%d", c.InFlight, c.Parked, c.Free, c.Postponed)
 	})
 }
 

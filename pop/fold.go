@@ -19,6 +19,8 @@ type fold struct {
 	moved []movedCursor
 
 	order orderFold
+	// change is what the record under way does to the counters of its group on its topic.
+	change Counters
 
 	pop     Pop
 	ack     Ack
@@ -46,14 +48,13 @@ func (f *fold) applyPop(b *kvindex.Batch, payload []byte) (record.Outcome, error
 	at := place{p.Group, p.Topic}
 	f.order.mine = f.order.mine[:0]
 	var done Mask
-	changed, added := false, int64(0)
+	changed := false
 	for _, ref := range p.Dropped { // first, since they may be before others of their line
-		if _, ok, err := f.remove(b, at, ref); err != nil {
+		ok, err := f.remove(b, at, ref)
+		if err != nil {
 			return record.Outcome{}, err
-		} else if ok {
-			changed = true
-			added--
 		}
+		changed = changed || ok
 	}
 	for i, ref := range p.Again {
 		ok, err := f.handOutAgain(b, at, ref, p)
@@ -70,21 +71,13 @@ func (f *fold) applyPop(b *kvindex.Batch, payload []byte) (record.Outcome, error
 		return record.Outcome{}, err
 	}
 	done |= waited << len(p.Again)
-	added += int64(waited.Count())
 	changed = changed || ok
 	moved, first, err := f.applyRanges(b, at, p)
 	if err != nil {
 		return record.Outcome{}, err
 	}
 	done |= first << (len(p.Again) + len(p.Unparked))
-	added += int64(first.Count())
-	if err := f.count(b, at, added); err != nil {
-		return record.Outcome{}, err
-	}
-	if err := f.countParked(b, at); err != nil {
-		return record.Outcome{}, err
-	}
-	return record.Outcome{Offset: int64(done), Refused: !changed && !moved}, nil
+	return record.Outcome{Offset: int64(done), Refused: !changed && !moved}, f.count(b, at)
 }
 
 // applyRanges moves the cursors past the ranges of a pop, and hands out what it says of them; the mask is of the entries.
@@ -137,6 +130,7 @@ func (f *fold) handOutAgain(b *kvindex.Batch, at place, ref Ref, p *Pop) (bool, 
 	}
 	b.SingleDelete(f.key)
 	row.Nonce, row.PoppedAt = p.Nonce, p.PoppedAt
+	f.postpone(&row, false)
 	if row.Attempts < math.MaxInt32 {
 		row.Attempts++
 	}
@@ -168,7 +162,7 @@ func (f *fold) handOut(b *kvindex.Batch, at place, queue int32, entries []Entry,
 	for i := range entries {
 		e := &entries[i]
 		row := Checkpoint{Nonce: p.Nonce, Attempts: 1, Position: e.Position, Size: e.Size, PoppedAt: p.PoppedAt, FirstAt: p.PoppedAt}
-		f.write(b, at, Ref{VisibleAt: p.VisibleAt, Queue: queue, Offset: e.Offset}, &row)
+		f.add(b, at, Ref{VisibleAt: p.VisibleAt, Queue: queue, Offset: e.Offset}, &row)
 	}
 }
 
@@ -179,7 +173,7 @@ func (f *fold) applyAck(b *kvindex.Batch, payload []byte) (record.Outcome, error
 	at := place{f.ack.Group, f.ack.Topic}
 	var done Mask
 	for i, ref := range f.ack.Refs {
-		_, ok, err := f.remove(b, at, ref)
+		ok, err := f.remove(b, at, ref)
 		if err != nil {
 			return record.Outcome{}, err
 		}
@@ -187,10 +181,7 @@ func (f *fold) applyAck(b *kvindex.Batch, payload []byte) (record.Outcome, error
 			done |= 1 << i
 		}
 	}
-	if err := f.count(b, at, -int64(done.Count())); err != nil {
-		return record.Outcome{}, err
-	}
-	return record.Outcome{Offset: int64(done), Refused: done == 0}, nil
+	return record.Outcome{Offset: int64(done), Refused: done == 0}, f.count(b, at)
 }
 
 func (f *fold) applyExtend(b *kvindex.Batch, payload []byte) (record.Outcome, error) {
@@ -208,7 +199,7 @@ func (f *fold) applyExtend(b *kvindex.Batch, payload []byte) (record.Outcome, er
 			done |= 1 << i
 		}
 	}
-	return record.Outcome{Offset: int64(done), Refused: done == 0}, nil
+	return record.Outcome{Offset: int64(done), Refused: done == 0}, f.count(b, at)
 }
 
 func (f *fold) move(b *kvindex.Batch, at place, m *Move) (bool, error) {
@@ -216,11 +207,12 @@ func (f *fold) move(b *kvindex.Batch, at place, m *Move) (bool, error) {
 	if err != nil || !ok {
 		return false, err
 	}
-	attempts := row.Attempts
+	was := row
 	if m.Free {
 		row.Attempts = max(row.Attempts-1, 0)
 	}
-	if m.To == m.VisibleAt && row.Attempts == attempts {
+	f.postpone(&row, m.Postponed)
+	if m.To == m.VisibleAt && row == was {
 		return true, nil // nothing moves
 	}
 	b.SingleDelete(f.key)
@@ -246,20 +238,38 @@ func (f *fold) read(b *kvindex.Batch, at place, ref Ref) (Checkpoint, bool, erro
 	return row, err == nil && row.Nonce == ref.Nonce, err
 }
 
-// remove deletes the row of a checkpoint that still has the nonce of ref, takes it out of its line and answers it. The caller
-// counts.
+// remove deletes the row of a checkpoint that still has the nonce of ref, and takes it out of its line.
 //
 // Each row is written in one log batch, since its offset is below the cursor from then on and moving the cursor back deletes
 // it; therefore a single-delete is enough.
-func (f *fold) remove(b *kvindex.Batch, at place, ref Ref) (Checkpoint, bool, error) {
+func (f *fold) remove(b *kvindex.Batch, at place, ref Ref) (bool, error) {
 	row, ok, err := f.read(b, at, ref)
 	if ok {
 		b.SingleDelete(f.key)
+		f.postpone(&row, false)
+		f.change.InFlight--
 		if row.Line != 0 {
 			err = f.leave(b, at, Line{ref.Queue, row.Line}, ref.Offset)
 		}
 	}
-	return row, ok, err
+	return ok, err
+}
+
+// postpone notes whether a checkpoint waits because it was given back.
+func (f *fold) postpone(row *Checkpoint, postponed bool) {
+	if row.Postponed {
+		f.change.Postponed--
+	}
+	if postponed {
+		f.change.Postponed++
+	}
+	row.Postponed = postponed
+}
+
+// add writes the checkpoint of a message that had none.
+func (f *fold) add(b *kvindex.Batch, at place, ref Ref, row *Checkpoint) {
+	f.change.InFlight++
+	f.write(b, at, ref, row)
 }
 
 func (f *fold) write(b *kvindex.Batch, at place, ref Ref, row *Checkpoint) {
@@ -299,25 +309,23 @@ func (f *fold) counters(b *kvindex.Batch, at place) (Counters, error) {
 	return decodeCounters(val)
 }
 
-// count adds to the number of checkpoints in flight.
-func (f *fold) count(b *kvindex.Batch, at place, added int64) error {
-	return f.add(b, at, Counters{InFlight: added})
-}
-
-// add adds to the counters.
-func (f *fold) add(b *kvindex.Batch, at place, added Counters) error {
-	if added == (Counters{}) {
+// count ends a record: it adds what the record changes to the counters.
+func (f *fold) count(b *kvindex.Batch, at place) error {
+	change := f.change
+	f.change = Counters{}
+	if change == (Counters{}) {
 		return nil
 	}
 	c, err := f.counters(b, at)
 	if err != nil {
 		return err
 	}
-	c.InFlight += added.InFlight
-	c.Parked += added.Parked
-	if c.InFlight < 0 || c.Parked < 0 {
-		return fmt.Errorf("group id %d on topic id %d has %d in flight and %d parked: %w", at.group, at.topic, c.InFlight, c.Parked,
-			errMalformed)
+	c.InFlight += change.InFlight
+	c.Parked += change.Parked
+	c.Free += change.Free
+	c.Postponed += change.Postponed
+	if err := c.check(); err != nil {
+		return fmt.Errorf("group id %d on topic id %d: %w", at.group, at.topic, err)
 	}
 	f.key = kvindex.AppendCounterKey(f.key[:0], at.group, at.topic)
 	f.val = appendCounters(f.val[:0], c)

@@ -74,18 +74,17 @@ func (f *fold) moveCursors(b *kvindex.Batch, at place, commits []Commit, reset b
 // forget deletes the checkpoints of each queue in froms whose offset is at least the one given there.
 func (f *fold) forget(b *kvindex.Batch, at place, froms map[int32]int64) error {
 	c, err := f.counters(b, at)
-	total := c.InFlight
-	if err != nil || total == 0 {
+	if err != nil || c.InFlight == 0 {
 		return err
 	}
 	goes := func(ref Ref) bool {
 		from, ok := froms[ref.Queue]
 		return ok && ref.Offset >= from
 	}
-	kept, found := false, int64(0)
-	err = f.eachRow(b, at, func(ref Ref) bool { return !goes(ref) }, func([]byte) bool {
+	kept := false
+	err = f.eachRow(b, at, func(ref Ref) bool { return !goes(ref) }, func(_, _ []byte) (bool, error) {
 		kept = true
-		return false
+		return false, nil
 	})
 	if err != nil {
 		return err
@@ -93,28 +92,31 @@ func (f *fold) forget(b *kvindex.Batch, at place, froms map[int32]int64) error {
 	if !kept {
 		prefix := kvindex.AppendCheckpointTopicPrefix(nil, at.group, at.topic)
 		b.DeleteRange(prefix, kvindex.PrefixEnd(prefix))
-		return f.count(b, at, -total)
+		f.change.InFlight, f.change.Postponed = -c.InFlight, -c.Postponed
+		return f.count(b, at)
 	}
-	err = f.eachRow(b, at, goes, func(key []byte) bool {
+	err = f.eachRow(b, at, goes, func(key, val []byte) (bool, error) {
+		row, err := decodeCheckpoint(val)
+		f.postpone(&row, false)
+		f.change.InFlight--
 		b.SingleDelete(key)
-		found++
-		return true
+		return true, err
 	})
 	if err != nil {
 		return err
 	}
-	return f.count(b, at, -found)
+	return f.count(b, at)
 }
 
 // eachRow calls do for the checkpoints of a group on a topic that which picks, until do returns false, as the batch has left
 // them so far. Rows that the batch itself wrote are not in the engine yet, and those that it deleted still are. A row may
 // come twice unless do deletes it.
-func (f *fold) eachRow(b *kvindex.Batch, at place, which func(Ref) bool, do func(key []byte) (more bool)) error {
+func (f *fold) eachRow(b *kvindex.Batch, at place, which func(Ref) bool, do func(key, val []byte) (more bool, err error)) error {
 	more := true
 	visit := func(key []byte) (bool, error) {
-		_, ok, err := b.Get(key)
+		val, ok, err := b.Get(key)
 		if err == nil && ok {
-			more = do(key)
+			more, err = do(key, val)
 		}
 		return more, err
 	}

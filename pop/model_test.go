@@ -37,6 +37,8 @@ type modelCheckpoint struct {
 	nonce    uint64
 	attempts int32
 	line     uint64
+	// postponed: it was given back.
+	postponed bool
 }
 
 func newModel() *model {
@@ -73,7 +75,7 @@ func (m *model) pop(p *Pop) (done Mask) {
 				done |= 1 << i
 			}
 		} else if msg, c, ok := m.holds(at, ref); ok {
-			m.inFlight[msg] = modelCheckpoint{p.VisibleAt, p.Nonce, c.attempts + 1, c.line}
+			m.inFlight[msg] = modelCheckpoint{p.VisibleAt, p.Nonce, c.attempts + 1, c.line, false}
 			done |= 1 << i
 		}
 	}
@@ -93,7 +95,7 @@ func (m *model) pop(p *Pop) (done Mask) {
 				done |= o.orderedRange(q, entries[:r.Count], parked[:r.Parked]) << item
 			} else {
 				for i, e := range entries[:r.Count] {
-					m.inFlight[modelMessage{q, e.Offset}] = modelCheckpoint{p.VisibleAt, p.Nonce, 1, 0}
+					m.inFlight[modelMessage{q, e.Offset}] = modelCheckpoint{p.VisibleAt, p.Nonce, 1, 0, false}
 					done |= 1 << (item + i)
 				}
 			}
@@ -117,7 +119,7 @@ func (m *model) ack(at place, refs []Ref) (done Mask) {
 func (m *model) extend(at place, moves []Move) (done Mask) {
 	for i, move := range moves {
 		if msg, c, ok := m.holds(at, move.Ref); ok {
-			c.visible = move.To
+			c.visible, c.postponed = move.To, move.Postponed
 			if move.Free && c.attempts > 0 {
 				c.attempts--
 			}
@@ -337,6 +339,7 @@ func (r *run) comparePlace(t *rapid.T, at place) int {
 		t.Fatalf("%+v: %d may be taken, want %d", at, n, expired)
 	}
 	r.compareOrder(t, at)
+	r.compareShares(t, at)
 	visible, ok, err := r.state.NextVisible(at.group, at.topic, r.now)
 	later := slices.IndexFunc(all, func(e Expired) bool { return e.VisibleAt > r.now })
 	if err != nil || ok != (later >= 0) || ok && visible != all[later].VisibleAt {
@@ -402,7 +405,7 @@ func randomRun(rt *rapid.T, m *machine) {
 			at, refs := r.someRefs(t)
 			var moves []Move
 			for _, ref := range refs {
-				move := Move{ref, r.now + rapid.Int64Range(0, 40).Draw(t, "to"), rapid.Bool().Draw(t, "free")}
+				move := Move{ref, r.now + rapid.Int64Range(0, 40).Draw(t, "to"), rapid.Bool().Draw(t, "free"), rapid.Bool().Draw(t, "postponed")}
 				if rapid.IntRange(0, 3).Draw(t, "same") == 0 {
 					move.To = ref.VisibleAt
 				}

@@ -47,6 +47,9 @@ func checkOrder(r kvindex.Reader, counted map[place]Counters, lined map[place]in
 		if kvindex.OrderKind(key[orderKindAt]) == kvindex.OrderParked {
 			sum := counted[c.at]
 			sum.Parked++
+			if c.lines[lineOfKey(key)].last < 0 {
+				sum.Free++
+			}
 			counted[c.at] = sum
 		}
 		return true, nil

@@ -9,17 +9,27 @@ import (
 // orderFold is what the fold needs for lines.
 type orderFold struct {
 	line lineRow // the one under way
+	was  waiting // what waited in it when it was read
 	key  []byte
 	val  []byte
 	// mine says how many messages at the front of a line the pop record under way hands out.
 	mine []lineCount
-	// parked is how many more messages wait than before the record under way.
-	parked int64
 	// freshLines and freshParked are what the batch under way wrote, as fold.fresh.
 	freshLines  []freshLine
 	freshParked []freshParked
 	// lowTurns and lowReady are the first places in the two lists that were written since the last Publish.
 	lowTurns, lowReady map[place]int64
+}
+
+// waiting is what waits in a line: parked messages, and those of them that may go.
+type waiting struct{ parked, free int64 }
+
+func (r *lineRow) waiting() waiting {
+	w := waiting{parked: r.parked}
+	if len(r.flights) == 0 {
+		w.free = r.parked
+	}
+	return w
 }
 
 type lineCount struct {
@@ -66,18 +76,23 @@ func (f *fold) readLine(b *kvindex.Batch, at place, l Line) (turn, error) {
 		return turn{}, err
 	}
 	if !ok {
-		o.line = lineRow{flights: o.line.flights[:0]}
+		o.line, o.was = lineRow{flights: o.line.flights[:0]}, waiting{}
 		return turn{}, nil
 	}
 	if err := o.line.decode(val); err != nil {
 		return turn{}, fmt.Errorf("group id %d on topic id %d queue %d: %w", at.group, at.topic, l.Queue, err)
 	}
+	o.was = o.line.waiting()
 	return o.line.turn(), nil
 }
 
-// writeLine writes f.order.line, which had that turn, and its place in the lists. A line that becomes ready is so since this batch.
+// writeLine writes f.order.line, which had that turn, and its place in the lists, and counts what waits. A line that becomes ready is
+// so since this batch.
 func (f *fold) writeLine(b *kvindex.Batch, at place, l Line, was turn) {
 	o := &f.order
+	waits := o.line.waiting()
+	f.change.Parked += waits.parked - o.was.parked
+	f.change.Free += waits.free - o.was.free
 	switch {
 	case len(o.line.flights) > 0:
 		o.line.since = 0
@@ -211,7 +226,7 @@ func (f *fold) enter(b *kvindex.Batch, at place, queue int32, e *Entry, p *Pop) 
 		f.writeLine(b, at, l, was)
 		row := Checkpoint{Nonce: p.Nonce, Attempts: 1, Position: e.Position, Size: e.Size, PoppedAt: p.PoppedAt, FirstAt: p.PoppedAt,
 			Line: e.Line}
-		f.write(b, at, Ref{VisibleAt: p.VisibleAt, Queue: queue, Offset: e.Offset}, &row)
+		f.add(b, at, Ref{VisibleAt: p.VisibleAt, Queue: queue, Offset: e.Offset}, &row)
 		return true, nil
 	}
 	o.key = kvindex.AppendOrderParkedKey(o.key[:0], at.group, at.topic, queue, e.Line, e.Offset)
@@ -222,7 +237,6 @@ func (f *fold) enter(b *kvindex.Batch, at place, queue int32, e *Entry, p *Pop) 
 		o.line.from = e.Offset
 	}
 	o.line.parked++
-	o.parked++
 	f.writeLine(b, at, l, was)
 	return false, nil
 }
@@ -253,11 +267,10 @@ func (f *fold) unpark(b *kvindex.Batch, at place, h *Head, p *Pop, discard bool)
 		o.line.from = h.Offset + 1
 	}
 	o.line.parked--
-	o.parked--
 	f.writeLine(b, at, h.Line, was)
 	if !discard {
 		row := Checkpoint{Nonce: p.Nonce, Attempts: 1, Position: position, Size: size, PoppedAt: p.PoppedAt, FirstAt: p.PoppedAt, Line: h.ID}
-		f.write(b, at, Ref{VisibleAt: p.VisibleAt, Queue: h.Queue, Offset: h.Offset}, &row)
+		f.add(b, at, Ref{VisibleAt: p.VisibleAt, Queue: h.Queue, Offset: h.Offset}, &row)
 	}
 	return true, nil
 }
@@ -281,13 +294,6 @@ func (f *fold) applyWaiting(b *kvindex.Batch, at place, p *Pop) (done Mask, chan
 		}
 	}
 	return done, changed || done != 0, nil
-}
-
-// countParked adds what the record under way has parked to the counter.
-func (f *fold) countParked(b *kvindex.Batch, at place) error {
-	added := f.order.parked
-	f.order.parked = 0
-	return f.add(b, at, Counters{Parked: added})
 }
 
 // ---- forgetting ----
@@ -323,7 +329,7 @@ func (f *fold) forgetOrder(b *kvindex.Batch, at place, froms map[int32]int64) er
 			b.DeleteRange(prefix, kvindex.PrefixEnd(prefix))
 		}
 	}
-	return f.countParked(b, at)
+	return f.count(b, at)
 }
 
 func (f *fold) forgetAllOrder(b *kvindex.Batch, at place) error {
@@ -333,7 +339,8 @@ func (f *fold) forgetAllOrder(b *kvindex.Batch, at place) error {
 	}
 	prefix := kvindex.AppendOrderTopicPrefix(nil, at.group, at.topic)
 	b.DeleteRange(prefix, kvindex.PrefixEnd(prefix))
-	return f.add(b, at, Counters{Parked: -c.Parked})
+	f.change.Parked, f.change.Free = -c.Parked, -c.Free
+	return f.count(b, at)
 }
 
 // cutLine takes what is at and behind an offset out of a line. With 0 it leaves the rows of what waits. What stays ready is so since
@@ -359,7 +366,6 @@ func (f *fold) cutLine(b *kvindex.Batch, at place, l Line, from int64) error {
 	}
 	o.line.flights = o.line.flights[:kept]
 	o.line.parked -= gone
-	o.parked -= gone
 	if was.kind == kvindex.OrderReady {
 		o.key = kvindex.AppendOrderPlaceKey(o.key[:0], at.group, at.topic, was.kind, was.since, l.Queue, l.ID)
 		b.SingleDelete(o.key)

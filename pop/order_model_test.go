@@ -91,7 +91,7 @@ func (o *orderedPop) handOut(msg modelMessage, id uint64, attempts int32) {
 			panic(fmt.Sprintf("offset %d of %+v goes while %d waits", msg.offset, l, offset))
 		}
 	}
-	o.inFlight[msg] = modelCheckpoint{o.p.VisibleAt, o.p.Nonce, attempts, id}
+	o.inFlight[msg] = modelCheckpoint{o.p.VisibleAt, o.p.Nonce, attempts, id, false}
 	o.mine[l] = append(o.mine[l], msg.offset)
 	o.settle(l)
 }
@@ -102,7 +102,7 @@ func (o *orderedPop) again(at place, ref Ref) bool {
 		return false
 	}
 	if c.line == 0 {
-		o.inFlight[msg] = modelCheckpoint{o.p.VisibleAt, o.p.Nonce, c.attempts + 1, 0}
+		o.inFlight[msg] = modelCheckpoint{o.p.VisibleAt, o.p.Nonce, c.attempts + 1, 0, false}
 		return true
 	}
 	l := modelLine{msg.modelQueue, c.line}

@@ -84,7 +84,7 @@ func TestAStuckLineHoldsUpItselfOnly(t *testing.T) {
 		t.Fatalf("outcome %b", MaskOf(out[0]))
 	}
 	out = m.apply(11, ackOf(group, topic, ref(1)), inOrder(group, topic, 3, 11, 200, 8, 5, -6, 0, 5).Record())
-	if MaskOf(out[1]) != 0 || m.counters(group, topic) != (Counters{2, 3}) || m.next(group, topic, 0) != 7 {
+	if MaskOf(out[1]) != 0 || m.counters(group, topic) != (Counters{InFlight: 2, Parked: 3, Free: 1}) || m.next(group, topic, 0) != 7 {
 		t.Fatalf("outcome %b, counters %+v", MaskOf(out[1]), m.counters(group, topic))
 	}
 	m.check()
@@ -108,7 +108,7 @@ func TestAStuckLineHoldsUpItselfOnly(t *testing.T) {
 	heads := m.heads(group, topic)
 	p := &Pop{Group: group, Topic: topic, PoppedAt: 15, VisibleAt: 300, Nonce: 10, Ordered: true, Unparked: heads[:3]}
 	out = m.apply(15, p.Record(), p.Record())
-	if MaskOf(out[0]) != 0b111 || MaskOf(out[1]) != 0 || !out[1].Refused || m.counters(group, topic) != (Counters{3, 1}) {
+	if MaskOf(out[0]) != 0b111 || MaskOf(out[1]) != 0 || !out[1].Refused || m.counters(group, topic) != (Counters{InFlight: 3, Parked: 1}) {
 		t.Fatalf("outcomes %b and %b, counters %+v", MaskOf(out[0]), MaskOf(out[1]), m.counters(group, topic))
 	}
 	if got := m.offsets(group, topic, 299); got != "|" {
@@ -173,7 +173,7 @@ func TestMovingACursorForgetsWhatWaits(t *testing.T) {
 	stale := m.heads(group, topic)
 	// Back to 4: the line of 3 stays ready, but what was chosen before is too old.
 	m.apply(2, CommitRecord([]Commit{{group, topic, 0, 4}}))
-	if got := m.offsets(group, topic, 100); got != "0 | 3" || m.counters(group, topic) != (Counters{1, 2}) {
+	if got := m.offsets(group, topic, 100); got != "0 | 3" || m.counters(group, topic) != (Counters{InFlight: 1, Parked: 2, Free: 1}) {
 		t.Fatalf("may go: %s, counters %+v", got, m.counters(group, topic))
 	}
 	m.check()
@@ -184,7 +184,7 @@ func TestMovingACursorForgetsWhatWaits(t *testing.T) {
 	// A reset in the same batch as what it forgets.
 	m.apply(4, inOrder(group, topic, 4, 4, 200, 3, 5, 8, -8).Record(), ResetRecord([]Commit{{group, topic, 0, 2}}),
 		inOrder(group, topic, 2, 4, 200, 4, 5, 6, -6).Record())
-	if got := m.offsets(group, topic, 200); got != "2 3 |" || m.counters(group, topic) != (Counters{2, 1}) {
+	if got := m.offsets(group, topic, 200); got != "2 3 |" || m.counters(group, topic) != (Counters{InFlight: 2, Parked: 1}) {
 		t.Fatalf("may go: %s, counters %+v", got, m.counters(group, topic))
 	}
 	m.check()
@@ -192,7 +192,7 @@ func TestMovingACursorForgetsWhatWaits(t *testing.T) {
 	other := inOrder(group, topic, 0, 5, 200, 5, 5, -5)
 	other.Ranges[0].Queue = 1
 	m.apply(5, other.Record(), ResetRecord([]Commit{{group, topic, 0, 0}}))
-	if got := m.offsets(group, topic, 200); got != "0 |" || m.counters(group, topic) != (Counters{1, 1}) {
+	if got := m.offsets(group, topic, 200); got != "0 |" || m.counters(group, topic) != (Counters{InFlight: 1, Parked: 1}) {
 		t.Fatalf("may go: %s, counters %+v", got, m.counters(group, topic))
 	}
 	m.check()
@@ -228,6 +228,16 @@ func TestOrderBytes(t *testing.T) {
 		"parked": {appendParked(nil, 2000, 100), "d00f" + "64"},
 		"checkpoint": {appendCheckpoint(nil, &Checkpoint{Nonce: 1, Attempts: 2, Position: 3, Size: 4, PoppedAt: 5, FirstAt: 5, Line: 6}),
 			"0000000000000001" + "02" + "03" + "04" + "05" + "00" + "0000000000000006"},
+		"postponed": {appendCheckpoint(nil, &Checkpoint{Nonce: 1, Attempts: 2, Position: 3, Size: 4, PoppedAt: 5, FirstAt: 5, Line: 6, Postponed: true}),
+			"0000000000000001" + "02" + "03" + "04" + "05" + "00" + "0000000000000006" + "01"},
+		"postponed, in no line": {appendCheckpoint(nil, &Checkpoint{Nonce: 1, Attempts: 2, Position: 3, Size: 4, PoppedAt: 5, FirstAt: 5, Postponed: true}),
+			"0000000000000001" + "02" + "03" + "04" + "05" + "00" + "01"},
+		"counters":       {appendCounters(nil, Counters{}), "0000000000000000"},
+		"three counters": {appendCounters(nil, Counters{InFlight: 1, Parked: 4, Free: 3}), "0000000000000001" + "0000000000000004" + "0000000000000003"},
+		"all counters": {appendCounters(nil, Counters{InFlight: 2, Postponed: 1}),
+			"0000000000000002" + "0000000000000000" + "0000000000000000" + "0000000000000001"},
+		"move": {moveOf(3, 4, Move{Ref: Ref{VisibleAt: 100, Queue: 1, Offset: 2, Nonce: 7}, To: 5, Free: true, Postponed: true}).Payload,
+			"01" + "0304" + "01" + "64" + "01" + "02" + "0000000000000007" + "05" + "03"},
 	} {
 		if got := hex.EncodeToString(c.got); got != c.want {
 			t.Errorf("%s: %s, want %s", name, got, c.want)
@@ -257,7 +267,7 @@ func TestCheckFindsWhatIsWrongInLines(t *testing.T) {
 			w.Set(kvindex.AppendOrderPlaceKey(nil, group, topic, kvindex.OrderReady, 100, 0, 5), appendReady(nil, 0))
 		},
 		"counter": func(w kvindex.Writer, group, topic kvindex.ID) {
-			w.Set(kvindex.AppendCounterKey(nil, group, topic), appendCounters(nil, Counters{1, 2}))
+			w.Set(kvindex.AppendCounterKey(nil, group, topic), appendCounters(nil, Counters{InFlight: 1, Parked: 2}))
 		},
 		"cursor": func(w kvindex.Writer, group, topic kvindex.ID) {
 			w.Set(kvindex.AppendCursorKey(nil, group, topic, 0), appendCursor(nil, Cursor{1, 1}))

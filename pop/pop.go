@@ -5,15 +5,15 @@
 // is simply the next thing that a pop takes: nothing has to revive it.
 //
 // Order of reading: this file, rows.go and records.go (the bytes), fold.go and forget.go (how records become rows),
-// choose.go and floors.go (what a pop may take now), handle.go (receipt handles), check.go (what must hold); order.go and its
-// neighbours (groups that are served in order).
+// choose.go and floors.go (what a pop may take now), handle.go (receipt handles), moment.go (how much there is of what), check.go
+// (what must hold); order.go and its neighbours (groups that are served in order).
 //
 // Rules of the package:
 //   - A message that a group has in flight has exactly one checkpoint, and its offset is below the group's cursor. Moving
 //     the cursor back therefore forgets the checkpoints at and above the new place.
 //   - A record says what was handed out. It changes nothing where what it names is not as it was when the choice was made:
 //     a range that does not begin at the cursor, a checkpoint that is gone or was handed out again since.
-//   - The counter of a group on a topic changes in the batch that changes the rows which it counts.
+//   - The counters of a group on a topic change in the batch that changes the rows which they count.
 //   - The fold looks at no clock and keeps nothing that its rows depend on beside the batch under way.
 //   - Rows of a group on a topic exist only while both exist: the catalog deletes them with either, and the first row, a
 //     cursor, is not written without looking for both. Ids are not reused, so nothing that comes late brings rows back.
@@ -32,7 +32,7 @@ import (
 // State is the Fold of the pop record kinds and the reads of its rows. Reads are safe for concurrent use and see the latest
 // applied state; Apply, Finish and Publish belong to the folder's goroutine.
 type State struct {
-	engine  kvindex.Reader
+	engine  kvindex.Engine // only to read from
 	cursors *viewcache.Cache[queue, Cursor]
 	floors  *floors
 	lines   lines

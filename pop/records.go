@@ -263,7 +263,17 @@ type Move struct {
 	To int64 // ms
 	// Free says that the delivery that ends with this does not count as an attempt.
 	Free bool
+	// Postponed says that the delivery ends with this: nobody has the message until it is visible again. Otherwise whoever has it
+	// keeps it for longer.
+	Postponed bool
 }
+
+// The flags of a move.
+const (
+	moveFree byte = 1 << iota
+	movePostponed
+	moveFlags // all are below
+)
 
 // Extend names checkpoints to be moved, at most MaxItems. They are the items of the outcome's Mask.
 type Extend struct {
@@ -271,11 +281,11 @@ type Extend struct {
 	Moves        []Move
 }
 
-// ExtendRecord makes the record of a change of invisible time; free is 0 or 1.
+// ExtendRecord makes the record of a change of invisible time. Flags: 1 free, 2 postponed.
 //
-//	┌─────────┬──────────┬──────────┬──────────┬─────┬──────────┬─────────┐
-//	│ form 1  │ group uv │ topic uv │ count uv │ ref │ to ms uv │ free 1  │ ref, to and free × count
-//	└─────────┴──────────┴──────────┴──────────┴─────┴──────────┴─────────┘
+//	┌─────────┬──────────┬──────────┬──────────┬─────┬──────────┬──────────┐
+//	│ form 1  │ group uv │ topic uv │ count uv │ ref │ to ms uv │ flags 1  │ ref, to and flags × count
+//	└─────────┴──────────┴──────────┴──────────┴─────┴──────────┴──────────┘
 func ExtendRecord(e *Extend) record.Record {
 	checkItems(len(e.Moves))
 	dst := appendHead(make([]byte, 0, 24+40*len(e.Moves)), e.Group, e.Topic)
@@ -284,11 +294,14 @@ func ExtendRecord(e *Extend) record.Record {
 		m := &e.Moves[i]
 		dst = appendRef(dst, &m.Ref)
 		dst = binary.AppendUvarint(dst, uint64(m.To))
+		flags := byte(0)
 		if m.Free {
-			dst = append(dst, 1)
-		} else {
-			dst = append(dst, 0)
+			flags |= moveFree
 		}
+		if m.Postponed {
+			flags |= movePostponed
+		}
+		dst = append(dst, flags)
 	}
 	return record.Record{Kind: record.KindExtend, Payload: dst}
 }
@@ -298,7 +311,13 @@ func (e *Extend) decode(payload []byte) error {
 	e.Group, e.Topic = d.head()
 	e.Moves = e.Moves[:0]
 	for range d.Count(leastRef + 2) {
-		e.Moves = append(e.Moves, Move{Ref: d.ref(), To: d.Number(), Free: d.Bool()})
+		m := Move{Ref: d.ref(), To: d.Number()}
+		flags := d.Byte()
+		if flags >= moveFlags {
+			d.Fail()
+		}
+		m.Free, m.Postponed = flags&moveFree != 0, flags&movePostponed != 0
+		e.Moves = append(e.Moves, m)
 	}
 	if len(e.Moves) > MaxItems {
 		d.Fail()

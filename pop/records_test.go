@@ -84,7 +84,7 @@ func TestRecordsReadBackAsTheyWereWritten(t *testing.T) {
 		}
 		e := &Extend{Group: p.Group, Topic: p.Topic}
 		for _, ref := range a.Refs {
-			e.Moves = append(e.Moves, Move{ref, anyTime.Draw(t, "to"), rapid.Bool().Draw(t, "free")})
+			e.Moves = append(e.Moves, Move{ref, anyTime.Draw(t, "to"), rapid.Bool().Draw(t, "free"), rapid.Bool().Draw(t, "postponed")})
 		}
 		var extend Extend
 		if err := extend.decode(ExtendRecord(e).Payload); err != nil || len(extend.Moves) != len(e.Moves) ||
@@ -141,7 +141,7 @@ func FuzzRecords(f *testing.F) {
 		Parked: []Entry{{Offset: 5, Position: 6, Size: 7, Line: 8}},
 	}).Record().Payload)
 	f.Add(ackOf(1, 2, Ref{5, 6, 7, 8}).Payload)
-	f.Add(moveOf(1, 2, Move{Ref{5, 6, 7, 8}, 9, true}).Payload)
+	f.Add(moveOf(1, 2, Move{Ref{5, 6, 7, 8}, 9, true, true}).Payload)
 	f.Add(CommitRecord([]Commit{{1, 2, 3, 4}}).Payload)
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		var p, q Pop
@@ -173,9 +173,12 @@ func FuzzRecords(f *testing.F) {
 func FuzzRows(f *testing.F) {
 	f.Add(appendCheckpoint(nil, &Checkpoint{Nonce: 1, Attempts: 2, Position: 3, Size: 4, PoppedAt: 5, FirstAt: 4}))
 	f.Add(appendCheckpoint(nil, &Checkpoint{Nonce: 1, Attempts: 2, Position: 3, Size: 4, PoppedAt: 5, FirstAt: 5, Line: 6}))
+	f.Add(appendCheckpoint(nil, &Checkpoint{Nonce: 1, Attempts: 2, Position: 3, Size: 4, PoppedAt: 5, FirstAt: 5, Postponed: true}))
+	f.Add(appendCheckpoint(nil, &Checkpoint{Nonce: 1, Attempts: 2, Position: 3, Size: 4, PoppedAt: 5, FirstAt: 5, Line: 6, Postponed: true}))
 	f.Add(appendCursor(nil, Cursor{1, 2}))
-	f.Add(appendCounters(nil, Counters{9, 0}))
-	f.Add(appendCounters(nil, Counters{9, 8}))
+	f.Add(appendCounters(nil, Counters{InFlight: 9}))
+	f.Add(appendCounters(nil, Counters{InFlight: 9, Parked: 8}))
+	f.Add(appendCounters(nil, Counters{InFlight: 9, Postponed: 7}))
 	f.Add(appendLine(nil, &lineRow{parked: 2, flights: []flight{{7, 100}, {9, 50}}}))
 	f.Add(appendLine(nil, &lineRow{parked: 2, since: 3}))
 	f.Add(appendParked(nil, 1000, 10))

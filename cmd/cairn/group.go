@@ -43,6 +43,14 @@ func newGroup() *cobra.Command {
 	c.AddCommand(create, reset, del,
 		&cobra.Command{Use: "list", Short: "List consumer groups", Args: cobra.NoArgs, RunE: t.run(func([]string) error { return t.listGroups() })},
 		&cobra.Command{Use: "show NAME", Short: "Show where a group stands and who consumes", Args: cobra.ExactArgs(1),
+			Long: `Shows what a group has before it in each of its topics, then the same by queue, then who consumes.
+
+READY      may be handed out now; what the group's filter will pass over is among it until a consumer comes there
+IN FLIGHT  with a consumer, not acknowledged yet; by queue also what is delayed, parked or visible again
+DELAYED    comes again later: a consumer has failed on it or gave it back
+PARKED     waits for an earlier message of its message group
+LAG        all of these
+OLDEST     how long the oldest of these is there`,
 			RunE: t.run(func(args []string) error { return t.showGroup(args[0]) })})
 	return c
 }
@@ -110,33 +118,56 @@ func (t *tools) deleteGroup(name string, clean bool) error {
 	return t.done("group %s is deleted", name)
 }
 
-type groupRow struct {
+type groupQueue struct {
 	Topic        string `json:"topic"`
 	Broker       string `json:"broker"`
 	Queue        int32  `json:"queue"`
 	Committed    int64  `json:"committed"`
 	Max          int64  `json:"max"`
 	Lag          int64  `json:"lag"`
+	InFlight     int64  `json:"in_flight"` // popped or parked, and not acknowledged
 	LastConsumed int64  `json:"last_consumed_ms"`
 }
 
+// groupTopic is what a group has before it in a topic, of all brokers.
+type groupTopic struct {
+	Topic    string `json:"topic"`
+	Lag      int64  `json:"lag"`
+	Ready    int64  `json:"ready"`
+	InFlight int64  `json:"in_flight"`
+	Delayed  int64  `json:"delayed"`
+	Parked   int64  `json:"parked"`
+	Oldest   int64  `json:"oldest_age_ms"`
+}
+
+type groupDead struct {
+	Count  int64 `json:"count"`
+	Oldest int64 `json:"oldest_died_ms"`
+}
+
 type groupView struct {
-	Queues    []groupRow        `json:"queues"`
+	Topics    []groupTopic      `json:"topics"` // none of a broker that is no Cairn
+	Dead      groupDead         `json:"dead"`
+	Queues    []groupQueue      `json:"queues"`
 	Consumers []body.Connection `json:"consumers"`
 	Lag       int64             `json:"lag"`
 }
 
 func (t *tools) showGroup(name string) error {
-	v := groupView{Queues: []groupRow{}, Consumers: []body.Connection{}}
+	v := groupView{Topics: []groupTopic{}, Queues: []groupQueue{}, Consumers: []body.Connection{}}
 	err := t.eachMaster(func(broker, addr string) error {
 		var s body.ConsumeStats
-		if _, err := t.call(addr, wire.GetConsumeStats, map[string]string{"consumerGroup": name}, nil, &s); err != nil {
+		if _, err := t.call(addr, wire.GetConsumeStats, map[string]string{"consumerGroup": name, "progress": "true"}, nil, &s); err != nil {
 			return err
 		}
 		for _, q := range s.OffsetTable.Keys() {
 			o := s.OffsetTable[q]
-			v.Queues = append(v.Queues, groupRow{q.Topic, broker, q.QueueID, o.ConsumerOffset, o.BrokerOffset, o.BrokerOffset - o.ConsumerOffset, o.LastTimestamp})
+			v.Queues = append(v.Queues, groupQueue{q.Topic, broker, q.QueueID, o.ConsumerOffset, o.BrokerOffset, o.BrokerOffset - o.ConsumerOffset,
+				max(o.PullOffset-o.ConsumerOffset, 0), o.LastTimestamp})
 			v.Lag += o.BrokerOffset - o.ConsumerOffset
+		}
+		if s.Progress != nil {
+			v.add(s.Progress)
 		}
 		var conns body.ConsumerConnection
 		_, err := t.call(addr, wire.GetConsumerConnections, map[string]string{"consumerGroup": name}, nil, &conns)
@@ -149,11 +180,62 @@ func (t *tools) showGroup(name string) error {
 	if err != nil {
 		return err
 	}
-	return t.print(v, "TOPIC\tBROKER\tQUEUE\tCOMMITTED\tMAX\tLAG\tLAST CONSUMED", func(w io.Writer) {
-		for _, r := range v.Queues {
-			fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%s\n", r.Topic, r.Broker, r.Queue, r.Committed, r.Max, r.Lag, stamp(r.LastConsumed))
+	if t.output == "json" {
+		return t.print(v, "", nil)
+	}
+	return v.write(t)
+}
+
+// add adds what one broker says.
+func (v *groupView) add(p *body.GroupProgress) {
+	v.Dead.Count += p.Dead
+	if p.OldestDead > 0 && (v.Dead.Oldest == 0 || p.OldestDead < v.Dead.Oldest) {
+		v.Dead.Oldest = p.OldestDead
+	}
+	for _, from := range p.Topics {
+		i := slices.IndexFunc(v.Topics, func(to groupTopic) bool { return to.Topic == from.Topic })
+		if i < 0 {
+			i = len(v.Topics)
+			v.Topics = append(v.Topics, groupTopic{Topic: from.Topic})
 		}
-		fmt.Fprintf(w, "\t\t\t\t\t%d\t\n\nCONSUMER\tADDRESS\tLANGUAGE\n", v.Lag)
+		to := &v.Topics[i]
+		to.Ready += from.Ready
+		to.InFlight += from.InFlight
+		to.Delayed += from.Delayed
+		to.Parked += from.Parked
+		to.Lag += from.Ready + from.InFlight + from.Delayed + from.Parked
+		to.Oldest = max(to.Oldest, from.OldestAge)
+	}
+}
+
+// write prints what a person reads.
+func (v *groupView) write(t *tools) error {
+	if len(v.Topics) > 0 {
+		err := t.print(nil, "TOPIC\tLAG\tREADY\tIN FLIGHT\tDELAYED\tPARKED\tOLDEST", func(w io.Writer) {
+			for _, r := range v.Topics {
+				oldest := "–"
+				if r.Oldest > 0 {
+					oldest = span(time.Duration(r.Oldest) * time.Millisecond)
+				}
+				fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%s\n", r.Topic, r.Lag, r.Ready, r.InFlight, r.Delayed, r.Parked, oldest)
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if v.Dead.Count > 0 {
+		fmt.Fprintf(t.out, "dead letters: %d, the first died at %s\n", v.Dead.Count, stamp(v.Dead.Oldest))
+	}
+	if len(v.Topics) > 0 || v.Dead.Count > 0 {
+		fmt.Fprintln(t.out)
+	}
+	return t.print(nil, "TOPIC\tBROKER\tQUEUE\tCOMMITTED\tMAX\tLAG\tIN FLIGHT\tLAST CONSUMED", func(w io.Writer) {
+		for _, r := range v.Queues {
+			fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%d\t%s\n", r.Topic, r.Broker, r.Queue, r.Committed, r.Max, r.Lag, r.InFlight,
+				stamp(r.LastConsumed))
+		}
+		fmt.Fprintf(w, "\t\t\t\t\t%d\t\t\n\nCONSUMER\tADDRESS\tLANGUAGE\n", v.Lag)
 		for _, c := range v.Consumers {
 			fmt.Fprintf(w, "%s\t%s\t%s\n", c.ClientID, c.ClientAddr, c.Language)
 		}

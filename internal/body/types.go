@@ -112,6 +112,25 @@ type OffsetWrapper struct {
 type ConsumeStats struct {
 	ConsumeTPS  float64                 `json:"consumeTps"`
 	OffsetTable QueueMap[OffsetWrapper] `json:"offsetTable"`
+	// Progress is Cairn's own, for who asks for it with the field progress.
+	Progress *GroupProgress `json:"progress,omitempty"`
+}
+
+// GroupProgress is what a group has before it in each of its topics, and its dead letters.
+type GroupProgress struct {
+	Topics     []TopicProgress `json:"topics"`
+	Dead       int64           `json:"dead"`
+	OldestDead int64           `json:"oldestDead"` // ms: when the first of them died; 0 when there are none
+}
+
+// TopicProgress counts messages that a group has not settled, each once.
+type TopicProgress struct {
+	Topic     string `json:"topic"`
+	Ready     int64  `json:"ready"`
+	InFlight  int64  `json:"inFlight"`
+	Delayed   int64  `json:"delayed"`
+	Parked    int64  `json:"parked"`
+	OldestAge int64  `json:"oldestAge"` // ms since the oldest of them was stored, by the broker's clock; 0 when there are none
 }
 
 // Connection is one connected client.

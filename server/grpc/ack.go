@@ -89,9 +89,13 @@ func (d *Door) changeInvisible(ctx context.Context, req *pb.ChangeInvisibleDurat
 	if req.GetLiteTopic() != "" {
 		return "", refuse(pb.Code_UNSUPPORTED, "%s", notImplemented[rpcSyncLite])
 	}
+	c := d.sessions.get(id)
 	verb := d.broker.ChangeInvisible
-	if req.GetSuspend() { // the delivery is not to count as an attempt
+	switch {
+	case req.GetSuspend(): // the delivery is not to count as an attempt
 		verb = d.broker.GiveBack
+	case c != nil && c.settings() != nil && c.settings().kind == pb.ClientType_PUSH_CONSUMER: // only what it has failed on
+		verb = d.broker.Postpone
 	}
 	var handle string
 	if req.GetInvisibleDuration() == nil && !req.GetSuspend() {
@@ -102,7 +106,7 @@ func (d *Door) changeInvisible(ctx context.Context, req *pb.ChangeInvisibleDurat
 	if err != nil {
 		return "", err
 	}
-	if c := d.sessions.get(id); c != nil {
+	if c != nil {
 		c.settle(req.GetReceiptHandle()) // from here on the client itself decides when the message comes back
 	}
 	return handle, nil

@@ -151,12 +151,36 @@ func TestNackWithoutATime(t *testing.T) {
 			t.Fatalf("%v, %v", resp, err)
 		}
 		c.Advance(wait - time.Millisecond)
-		if n, err := r.broker.GroupCounters("g", "T"); err != nil || n.InFlight != 1 {
+		if n, err := r.broker.GroupCounters("g", "T"); err != nil || n != (broker.GroupCounters{Delayed: 1}) {
 			t.Errorf("before %s are over: %+v, %v", wait, n, err)
 		}
 		c.Advance(time.Millisecond)
 		if n, err := r.broker.GroupCounters("g", "T"); err != nil || n.Ready != 1 {
 			t.Errorf("after %s: %+v, %v", wait, n, err)
 		}
+	}
+}
+
+// What a push consumer has failed on is delayed, since it keeps nothing; a simple consumer that changes the invisible time has the message
+// for longer.
+func TestWhoKeepsWhatIsChanged(t *testing.T) {
+	for kind, want := range map[pb.ClientType]broker.GroupCounters{
+		pb.ClientType_PUSH_CONSUMER: {Delayed: 1}, pb.ClientType_SIMPLE_CONSUMER: {InFlight: 1},
+	} {
+		t.Run(kind.String(), func(t *testing.T) {
+			r, _ := fakeRig(t)
+			s := r.stub("c1")
+			s.send("T", "a")
+			if _, _, err := s.telemetry(consumerSettings(kind, "g", "T")); err != nil {
+				t.Fatal(err)
+			}
+			got := s.take(receiveRequest("T", "g", 10*time.Second), 1)[0]
+			if code := s.changeInvisible("T", "g", handle(got), time.Minute).GetStatus().GetCode(); code != pb.Code_OK {
+				t.Fatal(code)
+			}
+			if n, err := r.broker.GroupCounters("g", "T"); err != nil || n != want {
+				t.Errorf("%+v, %v; want %+v", n, err, want)
+			}
+		})
 	}
 }

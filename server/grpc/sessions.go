@@ -187,7 +187,7 @@ func (s *sessions) giveBack(held map[string]lease) {
 				if l.untouched {
 					_, err = s.door.broker.GiveBack(s.door.closing, l.group, l.topic, handle, 0)
 				} else {
-					_, err = s.door.broker.ChangeInvisible(s.door.closing, l.group, l.topic, handle, giveBackAfter)
+					_, err = s.door.broker.Postpone(s.door.closing, l.group, l.topic, handle, giveBackAfter)
 				}
 				// What was settled in the meantime has an invalid handle: nothing is left to do.
 				if err != nil && broker.CodeOf(err) != broker.CodeInvalidHandle && s.door.closing.Err() == nil {

@@ -28,13 +28,18 @@ func init() {
 }
 
 // consumeStats serves code 208: of the topics that are named, or of all that the group has a place in. Of these the ones are
-// left out that a group which is online does not subscribe to any more. A topic that is not there has no queues.
+// left out that a group which is online does not subscribe to any more. A topic that is not there has no queues. With the field
+// progress, which only Cairn knows, it also tells what the group has before it of which kind.
 func consumeStats(_ context.Context, d *Door, _ *session, req, resp *wire.Command) error {
 	group, err := req.Fields.Need("consumerGroup")
 	if err != nil {
 		return err
 	}
-	var topics []string
+	detailed, err := req.Fields.BoolOr("progress", false)
+	if err != nil {
+		return err
+	}
+	topics := []string{}
 	if t := req.Fields.Text("topic"); t != "" {
 		topics = append(topics, t)
 	}
@@ -43,27 +48,34 @@ func consumeStats(_ context.Context, d *Door, _ *session, req, resp *wire.Comman
 			topics = append(topics, t)
 		}
 	}
+	all := len(topics) == 0
+	if all {
+		topics = append(topics, "")
+	}
 	out := body.ConsumeStats{OffsetTable: body.QueueMap[body.OffsetWrapper]{}}
-	if len(topics) == 0 {
-		places, err := d.broker.GroupOffsets(group, "")
-		if err != nil {
+	if detailed {
+		if out.Progress, err = d.deadProgress(group); err != nil {
 			return err
 		}
-		for _, of := range byTopic(places) {
-			if d.consumes(group, of[0].Topic) {
-				d.addConsumeStats(&out, group, of)
-			}
-		}
-		return adminBody(resp, out)
 	}
 	for _, t := range topics {
-		places, err := d.broker.GroupOffsets(group, t)
+		found, err := d.broker.GroupProgress(group, t)
 		if gone(err, broker.CodeTopicNotFound) != nil {
 			return err
 		}
-		d.addConsumeStats(&out, group, places)
+		for i := range found {
+			if !all || d.consumes(group, found[i].Topic) {
+				d.addConsumeStats(&out, group, &found[i])
+			}
+		}
 	}
 	return adminBody(resp, out)
+}
+
+// deadProgress is what there is to tell of a group without its topics.
+func (d *Door) deadProgress(group string) (*body.GroupProgress, error) {
+	dead, err := d.broker.DeadGroup(group)
+	return &body.GroupProgress{Topics: []body.TopicProgress{}, Dead: dead.Count, OldestDead: dead.Oldest}, err
 }
 
 // consumes is false for a group that is online without subscribing to the topic.
@@ -75,30 +87,26 @@ func (d *Door) consumes(group, topic string) bool {
 	return ok
 }
 
-// byTopic cuts a list of places, in which those of a topic follow each other, into one for each topic.
-func byTopic(places []broker.GroupOffset) (out [][]broker.GroupOffset) {
-	for from := 0; from < len(places); {
-		end := from
-		for end < len(places) && places[end].Topic == places[from].Topic {
-			end++
-		}
-		out = append(out, places[from:end])
-		from = end
-	}
-	return out
-}
-
-// addConsumeStats adds the queues of one topic.
-func (d *Door) addConsumeStats(out *body.ConsumeStats, group string, places []broker.GroupOffset) {
-	for _, p := range places {
-		out.OffsetTable[d.queueBody(p.Topic, p.Queue)] = body.OffsetWrapper{
-			BrokerOffset: p.BrokerOffset, ConsumerOffset: p.Committed, LastTimestamp: p.LastStoreTime, PullOffset: p.Next,
+// addConsumeStats adds the queues of one topic. In the reference the consumer offset of a group that pops is the first that is not
+// acknowledged, so what was acknowledged behind it counts as not consumed. Here it is as far behind the next one to be popped as
+// there are messages popped or parked and not acknowledged: the differences that tools show are exact. For a group that pulls it is
+// the committed offset; where that is outside the queue it is the nearest one within.
+func (d *Door) addConsumeStats(out *body.ConsumeStats, group string, p *broker.TopicProgress) {
+	for i := range p.Queues {
+		q := &p.Queues[i]
+		out.OffsetTable[d.queueBody(p.Topic, q.Queue)] = body.OffsetWrapper{
+			BrokerOffset: q.High, ConsumerOffset: q.High - q.Lag(), LastTimestamp: q.Consumed, PullOffset: q.Next,
 		}
 	}
-	if len(places) > 0 {
-		if traffic, ok := d.broker.GroupTraffic(group, places[0].Topic); ok {
-			out.ConsumeTPS += traffic.Minute.TPS()
+	if traffic, ok := d.broker.GroupTraffic(group, p.Topic); ok {
+		out.ConsumeTPS += traffic.Minute.TPS()
+	}
+	if out.Progress != nil {
+		row := body.TopicProgress{Topic: p.Topic, Ready: p.Ready, InFlight: p.InFlight, Delayed: p.Delayed, Parked: p.Parked}
+		if p.Oldest > 0 {
+			row.OldestAge = max(p.At-p.Oldest, 1)
 		}
+		out.Progress.Topics = append(out.Progress.Topics, row)
 	}
 }
 
@@ -128,32 +136,35 @@ func brokerConsumeStats(ctx context.Context, d *Door, _ *session, req, resp *wir
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		places, err := d.broker.GroupOffsets(group, "")
+		topics, err := d.broker.GroupProgress(group, "")
 		if gone(err, broker.CodeGroupNotFound) != nil {
 			return err
 		}
-		if rows += len(places); rows > maxStatsRows {
+		for i := range topics {
+			rows += len(topics[i].Queues)
+		}
+		if rows > maxStatsRows {
 			return refuse(wire.SystemError, "the groups stand in more than %d queues: ask group by group (208)", maxStatsRows)
 		}
-		d.addGroupStats(&out, group, places, ordered)
+		d.addGroupStats(&out, group, topics, ordered)
 	}
 	return adminBody(resp, out)
 }
 
 // addGroupStats adds a group when there is something to tell of it; ordered: of its ordered topics only.
-func (d *Door) addGroupStats(out *body.ConsumeStatsList, group string, places []broker.GroupOffset, ordered bool) {
+func (d *Door) addGroupStats(out *body.ConsumeStatsList, group string, topics []broker.TopicProgress, ordered bool) {
 	var stats []body.ConsumeStats
-	for _, of := range byTopic(places) {
-		topic := of[0].Topic
-		if t, err := d.broker.Topic(topic); err != nil || ordered && !t.Order || !d.consumes(group, topic) {
+	for i := range topics {
+		p := &topics[i]
+		if t, err := d.broker.Topic(p.Topic); err != nil || ordered && !t.Order || !d.consumes(group, p.Topic) {
 			continue
 		}
-		s := body.ConsumeStats{OffsetTable: make(body.QueueMap[body.OffsetWrapper], len(of))}
-		d.addConsumeStats(&s, group, of)
+		s := body.ConsumeStats{OffsetTable: make(body.QueueMap[body.OffsetWrapper], len(p.Queues))}
+		d.addConsumeStats(&s, group, p)
 		stats = append(stats, s)
-		for _, p := range of {
-			out.TotalDiff += p.BrokerOffset - p.Committed
-			out.TotalInflightDiff += max(p.Next-p.Committed, 0)
+		for _, o := range s.OffsetTable {
+			out.TotalDiff += o.BrokerOffset - o.ConsumerOffset
+			out.TotalInflightDiff += o.PullOffset - o.ConsumerOffset
 		}
 	}
 	if len(stats) > 0 {

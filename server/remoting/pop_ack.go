@@ -95,7 +95,7 @@ func ackMessage(d *Door, s *session, req *wire.Command) {
 	})
 }
 
-// changeInvisible serves code 200053. A consumer that suspends did not try to consume the message.
+// changeInvisible serves code 200053. Consumers ask for it when they have failed; one that suspends did not try to consume the message.
 func changeInvisible(ctx context.Context, d *Door, _ *session, req, resp *wire.Command) error {
 	st, err := settlingOf(d, req)
 	if err != nil {
@@ -109,7 +109,7 @@ func changeInvisible(ctx context.Context, d *Door, _ *session, req, resp *wire.C
 	if err != nil {
 		return err
 	}
-	verb := d.broker.ChangeInvisible
+	verb := d.broker.Postpone
 	if suspend {
 		verb = d.broker.GiveBack
 	}
