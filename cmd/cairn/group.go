@@ -46,11 +46,12 @@ func newGroup() *cobra.Command {
 			Long: `Shows what a group has before it in each of its topics, then the same by queue, then who consumes.
 
 READY      may be handed out now; what the group's filter will pass over is among it until a consumer comes there
-IN FLIGHT  with a consumer, not acknowledged yet; by queue also what is delayed, parked or visible again
+IN FLIGHT  with a consumer, not acknowledged yet
 DELAYED    comes again later: a consumer has failed on it or gave it back
 PARKED     waits for an earlier message of its message group
 LAG        all of these
-OLDEST     how long the oldest of these is there`,
+OLDEST     how long the oldest of these is there
+POPPED     of the lag of a queue, what was popped before or is parked`,
 			RunE: t.run(func(args []string) error { return t.showGroup(args[0]) })})
 	return c
 }
@@ -125,7 +126,7 @@ type groupQueue struct {
 	Committed    int64  `json:"committed"`
 	Max          int64  `json:"max"`
 	Lag          int64  `json:"lag"`
-	InFlight     int64  `json:"in_flight"` // popped or parked, and not acknowledged
+	Popped       int64  `json:"popped"` // of the lag, what was popped or parked
 	LastConsumed int64  `json:"last_consumed_ms"`
 }
 
@@ -230,9 +231,9 @@ func (v *groupView) write(t *tools) error {
 	if len(v.Topics) > 0 || v.Dead.Count > 0 {
 		fmt.Fprintln(t.out)
 	}
-	return t.print(nil, "TOPIC\tBROKER\tQUEUE\tCOMMITTED\tMAX\tLAG\tIN FLIGHT\tLAST CONSUMED", func(w io.Writer) {
+	return t.print(nil, "TOPIC\tBROKER\tQUEUE\tCOMMITTED\tMAX\tLAG\tPOPPED\tLAST CONSUMED", func(w io.Writer) {
 		for _, r := range v.Queues {
-			fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%d\t%s\n", r.Topic, r.Broker, r.Queue, r.Committed, r.Max, r.Lag, r.InFlight,
+			fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%d\t%s\n", r.Topic, r.Broker, r.Queue, r.Committed, r.Max, r.Lag, r.Popped,
 				stamp(r.LastConsumed))
 		}
 		fmt.Fprintf(w, "\t\t\t\t\t%d\t\t\n\nCONSUMER\tADDRESS\tLANGUAGE\n", v.Lag)

@@ -36,6 +36,7 @@ import org.apache.rocketmq.common.message.MessageConst;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageRequestMode;
 import org.apache.rocketmq.remoting.netty.NettyClientConfig;
+import org.apache.rocketmq.remoting.protocol.admin.ConsumeStats;
 import org.apache.rocketmq.remoting.protocol.header.AckMessageRequestHeader;
 import org.apache.rocketmq.remoting.protocol.header.ChangeInvisibleTimeRequestHeader;
 import org.apache.rocketmq.remoting.protocol.header.NotificationRequestHeader;
@@ -330,6 +331,9 @@ class PopTest {
         List<String> receipts = new ArrayList<>();
         got.forEach(m -> receipts.add(m.getProperty(MessageConst.PROPERTY_POP_CK)));
         assertEquals(AckStatus.OK, api.batchAckMessageAsync(ADDRESS, topic, group, receipts, 5000).get().getStatus());
+        ConsumeStats stats = api().getConsumeStats(ADDRESS, group, topic, 5000); // of mqadmin consumerProgress
+        assertEquals(1, stats.computeTotalDiff());
+        assertEquals(1, stats.computeInflightTotalDiff());
         for (MessageExt m : got) { // done already
             assertEquals(AckStatus.NO_EXIST, api.ackMessageAsync(ADDRESS, ack(m, group, m.getProperty(MessageConst.PROPERTY_POP_CK)), 5000).get().getStatus());
         }
@@ -349,6 +353,7 @@ class PopTest {
         PopMessageRequestHeader once = pop(topic, group, 32);
         once.setPollTime(0);
         assertEquals(PopStatus.POLLING_NOT_FOUND, api.popMessageAsync(ADDRESS, broker, once, 5000).get().getPopStatus());
+        assertEquals(0, api().getConsumeStats(ADDRESS, group, topic, 5000).computeTotalDiff());
         api.shutdown();
     }
 
