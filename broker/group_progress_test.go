@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -176,4 +177,50 @@ func TestProgressOfAGroupThatPulls(t *testing.T) {
 	wantCode(t, "group", err, CodeGroupNotFound)
 	_, err = b.GroupProgress("g", "none")
 	wantCode(t, "topic", err, CodeTopicNotFound)
+}
+
+// TestCountersWhileMessagesMove: whatever becomes of messages meanwhile, none is missed and none is counted twice.
+func TestCountersWhileMessagesMove(t *testing.T) {
+	const n = 200
+	b := openBroker(t)
+	b.topicOf(t, "t", 2)
+	g := catalog.DefaultGroup("g")
+	g.RetryMaxTimes = 1 << 30
+	if err := b.PutGroup(context.Background(), g, ""); err != nil {
+		t.Fatal(err)
+	}
+	b.sendBodies(t, "t", 0, n/2)
+	b.sendBodies(t, "t", 1, n/2)
+	ctx, stop := context.WithCancel(context.Background())
+	var all sync.WaitGroup
+	for i := range 3 {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				res, err := b.Pop(ctx, &PopRequest{Group: "g", Topic: "t", Queue: -1, Max: 8, Invisible: time.Duration(1+i) * time.Millisecond, FromMin: true})
+				if err != nil {
+					if ctx.Err() == nil {
+						t.Error(err)
+					}
+					return
+				}
+				if res.Buffer == nil {
+					continue
+				}
+				res.Buffer.Release()
+				if _, err := b.Postpone(ctx, "g", "t", res.Handles[0], time.Millisecond); err != nil && CodeOf(err) != CodeInvalidHandle && ctx.Err() == nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 200 {
+		if c, err := b.GroupCounters("g", "t"); err != nil || c.Lag() != n {
+			t.Errorf("%+v, %v: %d messages", c, err, c.Lag())
+		}
+		if p, err := b.GroupProgress("g", "t"); err != nil || p[0].Lag() != n {
+			t.Errorf("%+v, %v: %d messages", p, err, p[0].Lag())
+		}
+	}
+	stop()
+	all.Wait()
 }
