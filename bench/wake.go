@@ -15,7 +15,7 @@ import (
 
 const (
 	pollsPerConn    = 4000        // streams of an HTTP/2 connection are bounded
-	pollsPerSecond  = 10_000      // that begin, so that they end as evenly
+	pollsPerSecond  = 1000        // that begin, at least
 	wakeTopics      = 1000        // at most, unless asked for more
 	refusedPause    = time.Second // a long one: they are many
 	settleAfterPoll = time.Second
@@ -29,8 +29,8 @@ func Wake(ctx context.Context, o Options) (Result, error) {
 	if err := o.Pop.check(); err != nil {
 		return res, err
 	}
-	if o.Pop.Polls < 1 || o.Count < 1 {
-		return res, errors.New("give a number of polls, and one of messages")
+	if o.Pop.Polls < 1 || o.Count < 1 || o.Pop.Hold < time.Second {
+		return res, errors.New("give a number of polls, one of messages, and at least a second for which a poll waits")
 	}
 	o.Pop.There, o.Pop.Filter = false, FilterNone
 	if o.Pop.Topics < 1 {
@@ -105,6 +105,9 @@ func (w *waking) measure(ctx context.Context, res *Result, waiters, sending targ
 		if w.o.Rate > 0 && !waitUntil(ctx, began.Add(time.Duration(float64(i)/w.o.Rate*float64(time.Second)))) {
 			return ctx.Err()
 		}
+		if !w.somebodyWaits(ctx) {
+			return ctx.Err()
+		}
 		res.Waiting = min(res.Waiting, w.waiting.Load())
 		if !w.one(ctx, s, uint64(began.UnixNano()), uint64(i)) {
 			res.Lost++
@@ -122,15 +125,27 @@ func (w *waking) measure(ctx context.Context, res *Result, waiters, sending targ
 	return nil
 }
 
+// somebodyWaits returns once a pop is under way: where there is only one, it may still acknowledge the message before. It does not
+// wait for ever, since the broker may turn all away.
+func (w *waking) somebodyWaits(ctx context.Context) bool {
+	for deadline := time.Now().Add(w.o.Wait); w.waiting.Load() == 0 && time.Now().Before(deadline); {
+		if !waitUntil(ctx, time.Now().Add(2*time.Millisecond)) {
+			return false
+		}
+	}
+	return true
+}
+
 // begin starts the pops, and returns once each of them has been sent and the first ones have been under way for a while.
 func (w *waking) begin(ctx context.Context, waiters target, polls *sync.WaitGroup) error {
 	began := time.Now()
+	rate := max(pollsPerSecond, float64(w.o.Pop.Polls)/w.o.Pop.Hold.Seconds()) // so that later they end as evenly
 	for i := range w.o.Pop.Polls {
 		p, err := waiters.popper(ctx, i)
 		if err != nil {
 			return err
 		}
-		if i%100 == 0 && !waitUntil(ctx, began.Add(time.Duration(i)*time.Second/pollsPerSecond)) {
+		if !waitUntil(ctx, began.Add(time.Duration(float64(i)/rate*float64(time.Second)))) {
 			return ctx.Err()
 		}
 		g := i % len(w.l.groups)
