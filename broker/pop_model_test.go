@@ -161,12 +161,13 @@ func (r *popRun) ids(t *rapid.T) (group, topic kvindex.ID) {
 	return g.ID, tp.ID
 }
 
-func (r *popRun) pop(t *rapid.T, tags string, max int, invisible time.Duration) (n int) {
+// pop pops from all queues (−1) or one.
+func (r *popRun) pop(t *rapid.T, queue int32, tags string, max int, invisible time.Duration) (n int) {
 	f, err := filter.ParseTags(tags)
 	if err != nil {
 		t.Fatal(err)
 	}
-	req := &PopRequest{Group: "g", Topic: "t", Queue: -1, Max: max, Invisible: invisible, Filter: f}
+	req := &PopRequest{Group: "g", Topic: "t", Queue: queue, Max: max, Invisible: invisible, Filter: f}
 	if rapid.Bool().Draw(t, "by properties") {
 		req.Filter = tagsAsSQL(t, tags)
 	}
@@ -175,7 +176,7 @@ func (r *popRun) pop(t *rapid.T, tags string, max int, invisible time.Duration) 
 		t.Fatal(err)
 	}
 	n = len(res.Ends)
-	r.dropUnwanted(t, f, n < max)
+	r.dropUnwanted(t, f, queue, n < max)
 	r.popped(t, req, res)
 	r.passOver(t)
 	return n
@@ -195,7 +196,7 @@ func tagsAsSQL(t *rapid.T, tags string) *filter.Expr {
 }
 
 // dropUnwanted forgets what is expired and does not match the filter: a look that does not fill up has passed over all of it.
-func (r *popRun) dropUnwanted(t *rapid.T, f *filter.Expr, all bool) {
+func (r *popRun) dropUnwanted(t *rapid.T, f *filter.Expr, queue int32, all bool) {
 	g, topic := r.ids(t)
 	there := map[string]bool{}
 	expired, err := r.store.Pop.Expired(g, topic, -1, 1<<60, 1<<20, nil)
@@ -207,7 +208,7 @@ func (r *popRun) dropUnwanted(t *rapid.T, f *filter.Expr, all bool) {
 	}
 	now := r.clock.Now()
 	for body, fl := range r.inFlight {
-		unwanted := !fl.visible.After(now) && !f.MatchTag([]byte(body[:1]))
+		unwanted := !fl.visible.After(now) && !f.MatchTag([]byte(body[:1])) && (queue < 0 || int(queue) == fl.queue)
 		switch {
 		case unwanted && (all || !there[body]):
 			if there[body] {
@@ -353,7 +354,7 @@ func (r *popRun) drain(t *rapid.T) {
 	r.clock.Advance(time.Hour)
 	for n := -1; n != 0; {
 		before := len(r.handles)
-		n = r.pop(t, "*", 32, time.Hour)
+		n = r.pop(t, -1, "*", 32, time.Hour)
 		for _, h := range r.handles[before:] {
 			if !want[h.body] {
 				t.Fatalf("%s came and should not have, or twice", h.body)
@@ -378,7 +379,8 @@ func TestPopAgreesWithTheModel(t *testing.T) {
 		}
 		popSome := func(t *rapid.T) {
 			tags := rapid.SampledFrom([]string{"*", "*", "*", "a", "b"}).Draw(t, "tags")
-			r.pop(t, tags, rapid.IntRange(1, 8).Draw(t, "max"), time.Duration(rapid.IntRange(1, 40).Draw(t, "invisible"))*time.Second)
+			queue := int32(rapid.IntRange(-2, popModelQueues-1).Draw(t, "queue"))
+			r.pop(t, max(queue, -1), tags, rapid.IntRange(1, 8).Draw(t, "max"), time.Duration(rapid.IntRange(1, 40).Draw(t, "invisible"))*time.Second)
 		}
 		rt.Repeat(map[string]func(*rapid.T){
 			"send": r.sendSome, "pop": popSome, "pop again": popSome, "ack": r.ack, "ack again": r.ack,

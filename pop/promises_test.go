@@ -2,6 +2,7 @@ package pop
 
 import (
 	"maps"
+	"slices"
 
 	"pgregory.net/rapid"
 )
@@ -61,5 +62,19 @@ func (r *run) passedOver(p *Pop) (after func() []modelMessage) {
 			}
 		}
 		return gone
+	}
+}
+
+// compareQueues looks whether who asks for one queue finds what who asks for all of them does.
+func (r *run) compareQueues(t *rapid.T, at place, expired []Expired) {
+	for q := range int32(2) {
+		want := slices.DeleteFunc(slices.Clone(expired), func(e Expired) bool { return e.Queue != q })
+		got, err := r.state.Expired(at.group, at.topic, q, r.now, 1000, nil)
+		if err != nil || !slices.Equal(got, want) {
+			t.Fatalf("%+v: queue %d has %+v, want %+v (%v)", at, q, got, want, err)
+		}
+		if len(got) > 0 && !r.state.MayHaveExpired(at.group, at.topic, q, r.now) {
+			t.Fatalf("%+v: queue %d may have nothing, but %+v is there", at, q, got)
+		}
 	}
 }
