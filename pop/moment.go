@@ -1,6 +1,7 @@
 package pop
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/cairnmq/cairn/kvindex"
@@ -77,7 +78,8 @@ func (m *Moment) Counters() (c Counters, err error) {
 	return c, err
 }
 
-// Share is made from the counters; it walks through what is visible again at now (ms), and nothing else.
+// Share is made from the counters, which know no time. It walks through what is visible again at now (ms) or through what is not, whichever
+// is less; with lines, always through the former.
 func (m *Moment) Share(now int64) (Share, error) {
 	c, err := m.Counters()
 	if err != nil {
@@ -87,15 +89,91 @@ func (m *Moment) Share(now int64) (Share, error) {
 	if c.InFlight == 0 {
 		return s, nil
 	}
+	if lined, err := m.hasLines(); err != nil {
+		return s, err
+	} else if !lined {
+		visible, postponed, err := m.countVisible(now, c)
+		s.Ready += visible
+		s.Postponed -= postponed
+		s.InFlight -= visible - postponed
+		return s, err
+	}
 	err = m.eachCheckpoint(min(now, never)+1, func(ref Ref, c *Checkpoint) error {
 		if c.Postponed {
 			s.Postponed--
 		} else {
 			s.InFlight--
 		}
-		return m.countVisible(&s, ref, c, now)
+		return m.addVisible(&s, ref, c, now)
 	})
 	return s, err
+}
+
+// hasLines says whether something of the group is in order.
+func (m *Moment) hasLines() (any bool, err error) {
+	prefix := kvindex.AppendOrderKindPrefix(nil, m.at.group, m.at.topic, kvindex.OrderLine)
+	err = kvindex.EachRow(m.rows, prefix, kvindex.PrefixEnd(prefix), func(_, _ []byte) (bool, error) {
+		any = true
+		return false, nil
+	})
+	if err != nil {
+		err = m.failed(err)
+	}
+	return any, err
+}
+
+// countVisible counts, of all checkpoints (c), those that are visible at now, and of these the postponed ones. It goes through those that
+// are and those that are not at the same time, and stops when either is at its end.
+func (m *Moment) countVisible(now int64, c Counters) (visible, postponed int64, err error) {
+	between := kvindex.AppendCheckpointTimeKey(nil, m.at.group, m.at.topic, max(min(now, never)+1, m.floor))
+	front, err := m.rows.NewIter(kvindex.AppendCheckpointTimeKey(nil, m.at.group, m.at.topic, m.floor), between)
+	if err != nil {
+		return 0, 0, m.failed(err)
+	}
+	back, err := m.rows.NewIter(between, kvindex.PrefixEnd(kvindex.AppendCheckpointTopicPrefix(nil, m.at.group, m.at.topic)))
+	if err != nil {
+		return 0, 0, m.failed(errors.Join(err, front.Close()))
+	}
+	are, areNot := counting{it: front}, counting{it: back}
+	for more := true; more && err == nil; {
+		if more, err = are.step(); err == nil && more {
+			more, err = areNot.step()
+		}
+	}
+	if err = errors.Join(err, front.Close(), back.Close()); err != nil {
+		return 0, 0, m.failed(err)
+	}
+	if are.over {
+		return are.n, are.postponed, nil
+	}
+	return c.InFlight - areNot.n, c.Postponed - areNot.postponed, nil
+}
+
+// counting goes through checkpoints one by one.
+type counting struct {
+	it           kvindex.Iter
+	n, postponed int64
+	over         bool
+}
+
+// step counts one more; false when there is none.
+func (c *counting) step() (bool, error) {
+	ok := false
+	if c.n == 0 {
+		ok = c.it.First()
+	} else {
+		ok = c.it.Next()
+	}
+	if !ok {
+		c.over = true
+		return false, c.it.Error()
+	}
+	cp, err := decodeCheckpoint(c.it.Value())
+	c.n++
+	if cp.Postponed {
+		c.postponed++
+	}
+	return true, err
 }
 
 // Shares counts the rows of each queue; queues of which there is nothing are left out. It walks through everything in flight and
@@ -109,7 +187,7 @@ func (m *Moment) Shares(now int64, first func(queue int32) (int64, error)) (map[
 		case err != nil:
 			return err
 		case ref.VisibleAt <= now:
-			return m.countVisible(&s.Share, ref, cp, now)
+			return m.addVisible(&s.Share, ref, cp, now)
 		case cp.Postponed:
 			s.Postponed++
 		default:
@@ -123,8 +201,8 @@ func (m *Moment) Shares(now int64, first func(queue int32) (int64, error)) (map[
 	return c.queues, err
 }
 
-// countVisible counts a checkpoint that is visible again.
-func (m *Moment) countVisible(s *Share, ref Ref, c *Checkpoint, now int64) error {
+// addVisible counts a checkpoint that is visible again.
+func (m *Moment) addVisible(s *Share, ref Ref, c *Checkpoint, now int64) error {
 	held, err := m.heldUp(ref, c, now)
 	if held {
 		s.Parked++
@@ -158,16 +236,16 @@ func (m *Moment) heldUp(ref Ref, c *Checkpoint, now int64) (bool, error) {
 	return false, nil
 }
 
-// eachCheckpoint calls f for those that are visible before a time (ms), in order.
+// eachCheckpoint calls f for those that are visible before a time (ms), in order. f must not keep what it is given.
 func (m *Moment) eachCheckpoint(before int64, f func(Ref, *Checkpoint) error) error {
 	lower := kvindex.AppendCheckpointTimeKey(nil, m.at.group, m.at.topic, m.floor)
 	upper := kvindex.PrefixEnd(kvindex.AppendCheckpointTopicPrefix(nil, m.at.group, m.at.topic))
 	if before < never {
 		upper = kvindex.AppendCheckpointTimeKey(nil, m.at.group, m.at.topic, max(before, 0))
 	}
-	err := kvindex.EachRow(m.rows, lower, upper, func(key, val []byte) (bool, error) {
-		c, err := decodeCheckpoint(val)
-		if err != nil {
+	var c Checkpoint
+	err := kvindex.EachRow(m.rows, lower, upper, func(key, val []byte) (_ bool, err error) {
+		if c, err = decodeCheckpoint(val); err != nil {
 			return false, err
 		}
 		return true, f(refOfKey(key), &c)
