@@ -339,6 +339,7 @@ func (r *run) comparePlace(t *rapid.T, at place) int {
 		t.Fatalf("%+v: %d may be taken, want %d", at, n, expired)
 	}
 	r.compareOrder(t, at)
+	r.compareQueues(t, at, all[:expired])
 	r.compareShares(t, at)
 	visible, ok, err := r.state.NextVisible(at.group, at.topic, r.now)
 	later := slices.IndexFunc(all, func(e Expired) bool { return e.VisibleAt > r.now })
