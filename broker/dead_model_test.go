@@ -203,7 +203,7 @@ func TestDeadLettersAgreeWithTheModel(t *testing.T) {
 				r.clock.Advance(time.Duration(rapid.IntRange(-10, 30).Draw(t, "seconds")) * time.Second)
 			},
 			"crash": func(t *rapid.T) {
-				r.crash(r.t)
+				r.crashLeaving(r.t, unsynced(t))
 				r.compareAll(t)
 			},
 			"": r.compare,
@@ -309,7 +309,7 @@ func TestDeadLettersInOrderAgreeWithTheModel(t *testing.T) {
 				r.clock.Advance(time.Duration(rapid.IntRange(-10, 30).Draw(t, "seconds")) * time.Second)
 			},
 			"crash": func(t *rapid.T) {
-				r.crash(r.t)
+				r.crashLeaving(r.t, unsynced(t))
 				r.compareAll(t)
 			},
 			"": r.compare,

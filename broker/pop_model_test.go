@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"pgregory.net/rapid"
 
 	"github.com/cairnmq/cairn/catalog"
@@ -367,6 +369,14 @@ func (r *popRun) drain(t *rapid.T) {
 	}
 }
 
+// unsynced draws how much of what was not synced a crash leaves.
+func unsynced(t *rapid.T) vfs.CrashCloneCfg {
+	return vfs.CrashCloneCfg{
+		UnsyncedDataPercent: rapid.SampledFrom([]int{0, 50, 100}).Draw(t, "unsynced"),
+		RNG:                 rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "which"), 0)),
+	}
+}
+
 func TestPopAgreesWithTheModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		r := &popRun{popRig: openPopRig(t), popModel: newPopModel(), t: t}
@@ -391,7 +401,7 @@ func TestPopAgreesWithTheModel(t *testing.T) {
 			"advance": func(t *rapid.T) {
 				r.clock.Advance(time.Duration(rapid.IntRange(-10, 30).Draw(t, "seconds")) * time.Second)
 			},
-			"crash": func(*rapid.T) { r.crash(t) },
+			"crash": func(rt *rapid.T) { r.crashLeaving(t, unsynced(rt)) },
 			"":      r.compare,
 		})
 		r.drain(rt)

@@ -343,7 +343,7 @@ func TestOrderedPopAgreesWithTheModel(t *testing.T) {
 			"advance": func(t *rapid.T) {
 				r.clock.Advance(time.Duration(rapid.IntRange(-10, 30).Draw(t, "seconds")) * time.Second)
 			},
-			"crash": func(*rapid.T) { r.crash(t); clear(r.attempts) },
+			"crash": func(rt *rapid.T) { r.crashLeaving(t, unsynced(rt)); clear(r.attempts) },
 			"":      r.compare,
 		})
 		if r.drain(rt); len(r.left()) > 0 {

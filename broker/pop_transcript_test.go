@@ -56,7 +56,13 @@ func (r *popRig) shut(t testing.TB) {
 // crash cuts the power: what was not synced is gone.
 func (r *popRig) crash(t testing.TB) {
 	t.Helper()
-	left := r.disk.CrashClone(vfs.CrashCloneCfg{})
+	r.crashLeaving(t, vfs.CrashCloneCfg{})
+}
+
+// crashLeaving is crash on a disk that keeps some of what was not synced.
+func (r *popRig) crashLeaving(t testing.TB, some vfs.CrashCloneCfg) {
+	t.Helper()
+	left := r.disk.CrashClone(some)
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
