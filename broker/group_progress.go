@@ -2,6 +2,7 @@ package broker
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"maps"
 	"slices"
@@ -23,12 +24,13 @@ type TopicProgress struct {
 
 // QueueProgress is how a group stands in one queue.
 type QueueProgress struct {
-	Queue int32
-	High  int64 // the next offset that the queue gives
-	Next  int64 // the next one that the group wants
+	Queue   int32
+	High    int64 // the next offset that the queue gives
+	Next    int64 // the next one that the group wants
+	Settled int64 // all before it are settled
 	GroupCounters
 	Ages
-	Consumed int64 // ms: when the last message was stored before which all are settled; 0 when there is none
+	Consumed int64 // ms: when the message before Settled was stored; 0 when there is none
 }
 
 // Ages say since when messages are there, by their store time in ms; 0 when there are none.
@@ -163,14 +165,13 @@ func (b *Broker) queueProgress(m *pop.Moment, at place, share *pop.QueueShare, r
 	p.Queue, p.High, p.Next = at.queue, s.high, s.next
 	p.add(share.Share)
 	p.Ready += s.high - s.next
-	first := s.next
-	if share.First >= 0 {
-		first = min(first, share.First)
+	if p.Settled = s.next; share.First >= 0 {
+		p.Settled = min(s.next, share.First)
 	}
 	for _, want := range []struct {
 		ms     *int64
 		offset int64
-	}{{&p.Oldest, first}, {&p.Unseen, s.next}, {&p.Consumed, first - 1}} {
+	}{{&p.Oldest, p.Settled}, {&p.Unseen, s.next}, {&p.Consumed, p.Settled - 1}} {
 		ms, err := b.storeTime(at.topic, at.queue, want.offset, s.low, s.high)
 		if err != nil {
 			return p, err
@@ -178,4 +179,22 @@ func (b *Broker) queueProgress(m *pop.Moment, at place, share *pop.QueueShare, r
 		*want.ms = max(ms, 0)
 	}
 	return p, nil
+}
+
+// DeadByTopic counts the dead letters of a group by the topic where each was first. It looks at each of them, and so at 1000 or 32 MiB at
+// most: ok is false when there are more, or some that cannot be read. CodeGroupIllegal, CodeClosing.
+func (b *Broker) DeadByTopic(ctx context.Context, group string) (counts map[string]int64, ok bool, err error) {
+	counts = map[string]int64{}
+	all, err := b.DeadGroup(group)
+	if err != nil || all.Count == 0 || all.Count > maxLetters {
+		return counts, err == nil && all.Count == 0, err
+	}
+	found, _, more, err := b.DeadMessages(ctx, DeadQuery{Group: group, Most: maxLetters})
+	if err != nil {
+		return nil, false, err
+	}
+	for i := range found {
+		counts[found[i].Topic]++
+	}
+	return counts, !more && int64(len(found)) == all.Count, nil
 }

@@ -123,6 +123,9 @@ func TestOneSituationInMetrics(t *testing.T) {
 	if q := all[0].Queues[0]; q.High != 9 || q.Next != 8 || q.Lag() != 7 || q.Consumed != epoch.UnixMilli() {
 		t.Errorf("queue 0: %+v", q)
 	}
+	if dead, ok, err := b.DeadByTopic(ctx, "g"); err != nil || !ok || len(dead) != 1 || dead["t"] != 1 {
+		t.Errorf("dead letters: %v, %v, %v", dead, ok, err)
+	}
 	const labels = " consumer_group=g is_retry=false is_system=false topic=t"
 	got := gather(t, reg)
 	for name, value := range map[string]float64{

@@ -86,8 +86,8 @@ func newMetrics(b *Broker) *metrics {
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		m.messagesIn, m.throughputIn, m.messageSize, m.messagesOut, m.throughputOut, m.toDLQ, m.topics, m.groups, m.permission,
-		m.producers, m.consumers, m.lag, m.ready, m.inFlight, m.delayed, m.parked, m.lagLatency, m.queueingLatency, m.dead, m.timers, m.timerLateness, m.storageSize, m.flushBehind,
-		m.dispatchBehind, m.waiting, m.durability,
+		m.producers, m.consumers, m.lag, m.ready, m.inFlight, m.delayed, m.parked, m.lagLatency, m.queueingLatency, m.dead, m.timers,
+		m.timerLateness, m.storageSize, m.flushBehind, m.dispatchBehind, m.waiting, m.durability,
 	} {
 		ch <- d
 	}

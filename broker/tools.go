@@ -79,8 +79,8 @@ func (b *Broker) QueueEntries(topic string, queue int32, from int64, most int) (
 type ConsumeSpan struct {
 	Queue          int32
 	Oldest, Newest int64         // store times of the queue's first and last message
-	Consumed       int64         // store time of the last message that the group consumed; Oldest when it has consumed none
-	Delay          time.Duration // how long the next message that the group has to consume has been there, 0 when there is none
+	Consumed       int64         // store time of the last message before which the group has consumed all; Oldest when there is none
+	Delay          time.Duration // how long the first message that the group has not consumed has been there, 0 when there is none
 }
 
 // ConsumeSpans answers one for each queue. CodeTopicNotFound, CodeGroupNotFound.
@@ -97,14 +97,13 @@ func (b *Broker) ConsumeSpans(group, topic string) ([]ConsumeSpan, error) {
 	if err != nil {
 		return nil, err
 	}
-	now := b.clock.Now().UnixMilli()
-	out := make([]ConsumeSpan, 0, t.Queues())
-	for queue := range t.Queues() {
-		committed, _, err := b.committedAt(place{g.ID, t.ID, queue})
-		if err != nil {
-			return nil, err
-		}
-		s, err := b.consumeSpan(t, queue, committed, now)
+	p, err := b.progress(g, t)
+	if err != nil {
+		return nil, verbError(err, "look up how far "+group+" is in "+topic)
+	}
+	out := make([]ConsumeSpan, 0, len(p.Queues))
+	for i := range p.Queues {
+		s, err := b.consumeSpan(t, p.Queues[i].Queue, p.Queues[i].Settled, p.At)
 		if err != nil {
 			return nil, err
 		}
@@ -113,7 +112,7 @@ func (b *Broker) ConsumeSpans(group, topic string) ([]ConsumeSpan, error) {
 	return out, nil
 }
 
-func (b *Broker) consumeSpan(t *catalog.Topic, queue int32, committed, now int64) (s ConsumeSpan, err error) {
+func (b *Broker) consumeSpan(t *catalog.Topic, queue int32, settled, now int64) (s ConsumeSpan, err error) {
 	low, high, err := b.store.Bounds(t.ID, queue)
 	if err != nil {
 		return s, verbError(err, "look up bounds of "+t.Name)
@@ -123,7 +122,7 @@ func (b *Broker) consumeSpan(t *catalog.Topic, queue int32, committed, now int64
 	for _, want := range []struct {
 		ms     *int64
 		offset int64
-	}{{&s.Oldest, low}, {&s.Newest, high - 1}, {&s.Consumed, committed - 1}, {&next, max(committed, low)}} {
+	}{{&s.Oldest, low}, {&s.Newest, high - 1}, {&s.Consumed, settled - 1}, {&next, max(settled, low)}} {
 		if *want.ms, err = b.storeTime(t.ID, queue, want.offset, low, high); err != nil {
 			return s, err
 		}

@@ -51,6 +51,7 @@ DELAYED    comes again later: a consumer has failed on it or gave it back
 PARKED     waits for an earlier message of its message group
 LAG        all of these
 OLDEST     how long the oldest of these is there
+DEAD       dead letters that were first in the topic; – when there are too many to look at each
 POPPED     of the lag of a queue, what was popped before or is parked`,
 			RunE: t.run(func(args []string) error { return t.showGroup(args[0]) })})
 	return c
@@ -139,6 +140,7 @@ type groupTopic struct {
 	Delayed  int64  `json:"delayed"`
 	Parked   int64  `json:"parked"`
 	Oldest   int64  `json:"oldest_age_ms"`
+	Dead     *int64 `json:"dead"` // null: there are too many dead letters to look at each
 }
 
 type groupDead struct {
@@ -197,7 +199,7 @@ func (v *groupView) add(p *body.GroupProgress) {
 		i := slices.IndexFunc(v.Topics, func(to groupTopic) bool { return to.Topic == from.Topic })
 		if i < 0 {
 			i = len(v.Topics)
-			v.Topics = append(v.Topics, groupTopic{Topic: from.Topic})
+			v.Topics = append(v.Topics, groupTopic{Topic: from.Topic, Dead: new(int64)})
 		}
 		to := &v.Topics[i]
 		to.Ready += from.Ready
@@ -206,19 +208,27 @@ func (v *groupView) add(p *body.GroupProgress) {
 		to.Parked += from.Parked
 		to.Lag += from.Ready + from.InFlight + from.Delayed + from.Parked
 		to.Oldest = max(to.Oldest, from.OldestAge)
+		if from.Dead == nil {
+			to.Dead = nil
+		} else if to.Dead != nil {
+			*to.Dead += *from.Dead
+		}
 	}
 }
 
 // write prints what a person reads.
 func (v *groupView) write(t *tools) error {
 	if len(v.Topics) > 0 {
-		err := t.print(nil, "TOPIC\tLAG\tREADY\tIN FLIGHT\tDELAYED\tPARKED\tOLDEST", func(w io.Writer) {
+		err := t.print(nil, "TOPIC\tLAG\tREADY\tIN FLIGHT\tDELAYED\tPARKED\tOLDEST\tDEAD", func(w io.Writer) {
 			for _, r := range v.Topics {
-				oldest := "–"
+				oldest, dead := "–", "–"
 				if r.Oldest > 0 {
 					oldest = span(time.Duration(r.Oldest) * time.Millisecond)
 				}
-				fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%s\n", r.Topic, r.Lag, r.Ready, r.InFlight, r.Delayed, r.Parked, oldest)
+				if r.Dead != nil {
+					dead = strconv.FormatInt(*r.Dead, 10)
+				}
+				fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%s\t%s\n", r.Topic, r.Lag, r.Ready, r.InFlight, r.Delayed, r.Parked, oldest, dead)
 			}
 		})
 		if err != nil {

@@ -131,6 +131,8 @@ type TopicProgress struct {
 	Delayed   int64  `json:"delayed"`
 	Parked    int64  `json:"parked"`
 	OldestAge int64  `json:"oldestAge"` // ms since the oldest of them was stored, by the broker's clock; 0 when there are none
+	// Dead are the group's dead letters that were first in the topic; not there when there are too many to look at each.
+	Dead *int64 `json:"dead,omitempty"`
 }
 
 // Connection is one connected client.

@@ -30,7 +30,7 @@ func init() {
 // consumeStats serves code 208: of the topics that are named, or of all that the group has a place in. Of these the ones are
 // left out that a group which is online does not subscribe to any more. A topic that is not there has no queues. With the field
 // progress, which only Cairn knows, it also tells what the group has before it of which kind.
-func consumeStats(_ context.Context, d *Door, _ *session, req, resp *wire.Command) error {
+func consumeStats(ctx context.Context, d *Door, _ *session, req, resp *wire.Command) error {
 	group, err := req.Fields.Need("consumerGroup")
 	if err != nil {
 		return err
@@ -54,9 +54,7 @@ func consumeStats(_ context.Context, d *Door, _ *session, req, resp *wire.Comman
 	}
 	out := body.ConsumeStats{OffsetTable: body.QueueMap[body.OffsetWrapper]{}}
 	if detailed {
-		if out.Progress, err = d.deadProgress(group); err != nil {
-			return err
-		}
+		out.Progress = &body.GroupProgress{Topics: []body.TopicProgress{}}
 	}
 	for _, t := range topics {
 		found, err := d.broker.GroupProgress(group, t)
@@ -69,13 +67,31 @@ func consumeStats(_ context.Context, d *Door, _ *session, req, resp *wire.Comman
 			}
 		}
 	}
+	if detailed {
+		if err := d.addDead(ctx, &out, group); err != nil {
+			return err
+		}
+	}
 	return adminBody(resp, out)
 }
 
-// deadProgress is what there is to tell of a group without its topics.
-func (d *Door) deadProgress(group string) (*body.GroupProgress, error) {
+// addDead adds a group's dead letters to its progress.
+func (d *Door) addDead(ctx context.Context, out *body.ConsumeStats, group string) error {
 	dead, err := d.broker.DeadGroup(group)
-	return &body.GroupProgress{Topics: []body.TopicProgress{}, Dead: dead.Count, OldestDead: dead.Oldest}, err
+	if err != nil {
+		return err
+	}
+	out.Progress.Dead, out.Progress.OldestDead = dead.Count, dead.Oldest
+	counts, ok, err := d.broker.DeadByTopic(ctx, group)
+	if err != nil || !ok {
+		return err
+	}
+	for i := range out.Progress.Topics {
+		t := &out.Progress.Topics[i]
+		n := counts[t.Topic]
+		t.Dead = &n
+	}
+	return nil
 }
 
 // consumes is false for a group that is online without subscribing to the topic.

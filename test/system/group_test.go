@@ -26,6 +26,7 @@ type shown struct {
 		Delayed  int64  `json:"delayed"`
 		Parked   int64  `json:"parked"`
 		Oldest   int64  `json:"oldest_age_ms"`
+		Dead     int64  `json:"dead"`
 	} `json:"topics"`
 	Dead struct {
 		Count  int64 `json:"count"`
@@ -85,7 +86,7 @@ func TestOneSituationInAllViews(t *testing.T) {
 		}
 		got := v.Topics[0]
 		// What waited for the dead letter is ready, and so is what nobody has looked at.
-		if got.Ready != 3 || got.InFlight != 1 || got.Delayed != 1 || got.Parked != 3 || got.Lag != 8 || v.Dead.Count != 1 {
+		if got.Ready != 3 || got.InFlight != 1 || got.Delayed != 1 || got.Parked != 3 || got.Lag != 8 || got.Dead != 1 || v.Dead.Count != 1 {
 			t.Errorf("group show: %+v", v)
 		}
 		if v.Lag != 8 || v.Queues[0].Lag != 8 || v.Queues[0].Popped != 6 {
@@ -112,7 +113,7 @@ func TestOneSituationInAllViews(t *testing.T) {
 	}
 	check()
 	text := run(t, "group", "show", "counters", "-n", c.fixed.NameServer)
-	if row := strings.Fields(strings.Split(text, "\n")[1]); len(row) != 7 || !slices.Equal(row[:6], []string{"counted", "8", "3", "1", "1", "3"}) ||
+	if row := strings.Fields(strings.Split(text, "\n")[1]); len(row) != 8 || row[7] != "1" || !slices.Equal(row[:6], []string{"counted", "8", "3", "1", "1", "3"}) ||
 		!strings.Contains(text, "dead letters: 1, ") {
 		t.Errorf("group show:\n%s", text)
 	}
