@@ -76,7 +76,25 @@ func (b *Broker) GroupProgress(group, topic string) ([]TopicProgress, error) {
 	return out, nil
 }
 
-// topicsOf are those where a group has a place, or the named one.
+// GroupTopics names those where a group has a place, in the order of their ids. CodeGroupNotFound.
+func (b *Broker) GroupTopics(group string) ([]string, error) {
+	if err := b.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer b.gate.leave()
+	g, err := b.group(group)
+	if err != nil {
+		return nil, err
+	}
+	topics, err := b.topicsOf(g, "")
+	names := make([]string, 0, len(topics))
+	for _, t := range topics {
+		names = append(names, t.Name)
+	}
+	return names, err
+}
+
+// topicsOf are those where a group has a place, its retry topic when something waits there, or only the named one.
 func (b *Broker) topicsOf(g *catalog.Group, only string) ([]*catalog.Topic, error) {
 	if only != "" {
 		t, err := b.topic(only)

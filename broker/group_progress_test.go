@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"testing"
 	"time"
@@ -137,6 +138,12 @@ func TestOneSituationInMetrics(t *testing.T) {
 		if v, ok := got[name]; !ok || v != value {
 			t.Errorf("%s: %v (there: %v), want %v", name, v, ok, value)
 		}
+	}
+	// Without a walk there are no ages, and all else is the same.
+	m, walk, brief := newMetrics(b.Broker), int64(0), map[*prometheus.Desc]float64{}
+	m.collectLagOf(func(d *prometheus.Desc, v float64, _ ...string) { brief[d] = v }, must(b.Group("g")), must(b.Topic("t")).ID, &walk)
+	if full := (map[*prometheus.Desc]float64{m.lag: 7, m.ready: 2, m.inFlight: 1, m.delayed: 1, m.parked: 3}); !maps.Equal(brief, full) {
+		t.Errorf("%v, want %v", brief, full)
 	}
 	// All that is invisible comes again; what waits for it goes on waiting, for nobody has settled anything.
 	c.Advance(time.Hour)

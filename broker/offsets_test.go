@@ -323,7 +323,7 @@ func TestResetByTimeAndItsBounds(t *testing.T) {
 	}
 }
 
-func TestGroupOffsetsAndGroupsOfTopic(t *testing.T) {
+func TestTopicsOfGroupAndGroupsOfTopic(t *testing.T) {
 	c := clock.NewFake(epoch)
 	b := openBroker(t, withClock(c))
 	b.topicOf(t, "t", 2)
@@ -334,30 +334,24 @@ func TestGroupOffsetsAndGroupsOfTopic(t *testing.T) {
 	if err := b.CommitOffsets(context.Background(), "g", []OffsetCommit{{"t", 0, 3}}); err != nil {
 		t.Fatal(err)
 	}
-	got, err := b.GroupOffsets("g", "")
-	want := []GroupOffset{
-		{Topic: "t", Queue: 0, BrokerOffset: 5, Committed: 3, Next: 3, LastStoreTime: epoch.UnixMilli()},
-		{Topic: "t", Queue: 1},
+	topics := func(want ...string) {
+		t.Helper()
+		if got, err := b.GroupTopics("g"); err != nil || !slices.Equal(got, want) {
+			t.Errorf("topics %q, %v, want %q", got, err, want)
+		}
 	}
-	if err != nil || !slices.Equal(got, want) {
-		t.Errorf("offsets %+v, %v, want %+v", got, err, want)
-	}
+	topics("t")
 	if err := b.CommitOffsetAsync("g", OffsetCommit{"u", 0, 0}); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := b.GroupOffsets("g", "u"); err != nil || !slices.Equal(got, []GroupOffset{{Topic: "u"}}) {
-		t.Errorf("offsets on u: %+v, %v", got, err)
-	}
-	if got, err := b.GroupOffsets("g", ""); err != nil || len(got) != 3 {
-		t.Errorf("offsets with a one-way commit: %+v, %v", got, err)
-	}
+	topics("t", "u")
 	b.clients.RegisterConsumer("online", &Client{ID: "c"}, subscribed(1, "t"))
 	for topic, want := range map[string][]string{"t": {"g", "online"}, "u": {"g"}} {
 		if got, err := b.GroupsOfTopic(topic); err != nil || !slices.Equal(got, want) {
 			t.Errorf("groups of %s: %q, %v, want %q", topic, got, err, want)
 		}
 	}
-	_, err = b.GroupOffsets("none", "")
+	_, err := b.GroupTopics("none")
 	wantCode(t, "group", err, CodeGroupNotFound)
 	_, err = b.GroupsOfTopic("none")
 	wantCode(t, "topic", err, CodeTopicNotFound)

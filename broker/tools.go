@@ -139,21 +139,25 @@ func (b *Broker) consumeSpan(t *catalog.Topic, queue int32, settled, now int64) 
 // CloneOffsets gives a group the places that another has in a topic, "" for all its topics; what the other has no place in stays
 // as it is. The group is made when it is not there and may be. CodeGroupNotFound, and the refusals of CommitOffsets.
 func (b *Broker) CloneOffsets(ctx context.Context, from, to, topic string) error {
-	places, err := b.GroupOffsets(from, topic)
-	if err != nil {
-		return err
+	topics := []string{topic}
+	if topic == "" {
+		var err error
+		if topics, err = b.GroupTopics(from); err != nil {
+			return err
+		}
 	}
 	var commits []OffsetCommit
-	for _, p := range places {
-		offset, err := b.CommittedOffset(from, p.Topic, p.Queue, false)
-		switch CodeOf(err) {
-		case CodeOffsetNotFound, CodeTopicNotFound, CodeParameter: // or gone meanwhile
-			continue
+	for _, name := range topics {
+		places, err := b.placesOf(from, name)
+		if CodeOf(err) == CodeTopicNotFound && topic == "" {
+			continue // deleted meanwhile
 		}
 		if err != nil {
 			return err
 		}
-		commits = append(commits, OffsetCommit{Topic: p.Topic, Queue: p.Queue, Offset: offset})
+		for _, queue := range slices.Sorted(maps.Keys(places)) {
+			commits = append(commits, OffsetCommit{Topic: name, Queue: queue, Offset: places[queue]})
+		}
 	}
 	for chunk := range slices.Chunk(commits, commitChunk) {
 		if err := b.CommitOffsets(ctx, to, chunk); err != nil {

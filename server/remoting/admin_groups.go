@@ -123,17 +123,11 @@ func topicsOfGroup(_ context.Context, d *Door, _ *session, req, resp *wire.Comma
 	if err != nil {
 		return err
 	}
-	places, err := d.broker.GroupOffsets(group, "")
+	topics, err := d.broker.GroupTopics(group)
 	if gone(err, broker.CodeGroupNotFound) != nil {
 		return err
 	}
-	out := body.TopicList{BrokerAddr: d.advertised(), TopicList: []string{}}
-	for _, p := range places {
-		if n := len(out.TopicList); n == 0 || out.TopicList[n-1] != p.Topic { // the places of a topic follow each other
-			out.TopicList = append(out.TopicList, p.Topic)
-		}
-	}
-	return adminBody(resp, out)
+	return adminBody(resp, body.TopicList{BrokerAddr: d.advertised(), TopicList: append([]string{}, topics...)})
 }
 
 // subscriptionOf serves code 345.
