@@ -110,7 +110,7 @@ later() { # delayed messages and transactions; a delay of an hour and more, so t
 pops() { # PREFIX PROTOCOL ENDPOINT: every POP case over one protocol
   local groups by idle pop="pop -p $2 -e $3 --names $ns -w 16 --conns 4 -m $POP_COUNT"
   case " $CASES " in *" $1pop"*) ;; *) return 0 ;; esac
-  "$work/cairn" bench $pop -m 20000 -o json >/dev/null || true # unmeasured, as above
+  "$work/cairn" bench $pop -m 10000 -o json >/dev/null || true # unmeasured, as above
   want "$1pop" && row "$1pop" $pop
   want "$1pop-batch" && row "$1pop-batch" $pop --ack batch
   for groups in 1 100 10000; do
@@ -121,7 +121,7 @@ pops() { # PREFIX PROTOCOL ENDPOINT: every POP case over one protocol
     want "$1pop-$by" && row "$1pop-$by" $pop -m $((5 * POP_COUNT)) --filter "$by" --pass-every 1000 --wait 30s
   done
   for idle in 1 1000 100000; do
-    want "$1pop-wake-$idle" && row "$1pop-wake-$idle" wake -p "$2" -e "$3" --names $ns --polls "$idle" -m "$WAKES" -r 100
+    want "$1pop-wake-$idle" && row "$1pop-wake-$idle" wake -p "$2" -e "$3" --names $ns --polls "$idle" -m "$WAKES" -r 100 -d 2m
   done
   return 0
 }

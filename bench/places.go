@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/cairnmq/cairn/internal/body"
@@ -172,6 +173,42 @@ func (l *layout) make(ctx context.Context, o *Options) error {
 		}
 	}
 	return a.groups(ctx, l.groups)
+}
+
+// announce has each group pop its empty topic once, over Remoting from the oldest message on. A group that is new over gRPC may
+// begin behind the oldest ones in the Java broker.
+func (l *layout) announce(ctx context.Context, o Options) error {
+	o.Endpoint, o.Protocol, o.Topic, o.Pop.Hold = o.nameServer(), Remoting, l.topics[0], 0
+	t, err := o.prepared(ctx)
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	var next atomic.Int64
+	errs := make(chan error, fillers)
+	for w := range fillers {
+		p, err := t.popper(ctx, w)
+		if err != nil {
+			return err
+		}
+		go func() {
+			for {
+				g := int(next.Add(1) - 1)
+				if g >= len(l.groups) {
+					errs <- nil
+					return
+				}
+				if _, err := p.pop(ctx, place{l.groups[g], l.topics[l.topic(g)]}, func([]byte, popped) {}); err != nil {
+					errs <- fmt.Errorf("pop for %s: %w", l.groups[g], err)
+					return
+				}
+			}
+		}()
+	}
+	for range fillers {
+		err = errors.Join(err, <-errs)
+	}
+	return err
 }
 
 // fill sends each topic its messages over Remoting, one topic's after the other's in number and all at once in time. A

@@ -122,6 +122,9 @@ func Pop(ctx context.Context, o Options) (Result, error) {
 		return res, err
 	}
 	if !o.Pop.There {
+		if err := l.announce(ctx, o); err != nil {
+			return res, err
+		}
 		if err := l.fill(ctx, o); err != nil {
 			return res, fmt.Errorf("fill the topics: %w", err)
 		}

@@ -28,6 +28,14 @@ func millis(l *Latency, of func(*Latency) float64) (float64, bool) {
 	return of(l), true
 }
 
+// sentBeforeWake is a latency of a run that wakes pops: what it took besides the waking.
+func sentBeforeWake(r Result, l *Latency, of func(*Latency) float64) (float64, bool) {
+	if r.Wake == nil {
+		return 0, false
+	}
+	return millis(l, of)
+}
+
 // main latency of a result: what its case is about, else end to end, else that of the send, else of the acknowledgement.
 func (r Result) latency() *Latency {
 	for _, l := range []*Latency{r.Wake, r.Late, r.Recall, r.Pair, r.EndToEnd, r.Send, r.Ack} {
@@ -44,6 +52,18 @@ var figures = []figure{
 	{"p99 ms", func(r Result) (float64, bool) { return millis(r.latency(), func(l *Latency) float64 { return l.P99 }) }},
 	{"p99.9 ms", func(r Result) (float64, bool) { return millis(r.latency(), func(l *Latency) float64 { return l.P999 }) }},
 	{"max ms", func(r Result) (float64, bool) { return millis(r.latency(), func(l *Latency) float64 { return l.Max }) }},
+	{"send p50", func(r Result) (float64, bool) {
+		return sentBeforeWake(r, r.Send, func(l *Latency) float64 { return l.P50 })
+	}},
+	{"send p99", func(r Result) (float64, bool) {
+		return sentBeforeWake(r, r.Send, func(l *Latency) float64 { return l.P99 })
+	}},
+	{"send to receipt p50", func(r Result) (float64, bool) {
+		return sentBeforeWake(r, r.EndToEnd, func(l *Latency) float64 { return l.P50 })
+	}},
+	{"p99", func(r Result) (float64, bool) {
+		return sentBeforeWake(r, r.EndToEnd, func(l *Latency) float64 { return l.P99 })
+	}},
 	{"machine p99.9", func(r Result) (float64, bool) { return millis(r.Machine, func(l *Latency) float64 { return l.P999 }) }},
 	{"CPU µs/msg", func(r Result) (float64, bool) {
 		if r.Broker == nil {
@@ -93,17 +113,20 @@ func Ratios(r io.Reader, w io.Writer) error {
 	}
 	t := tabwriter.NewWriter(w, 2, 0, 2, ' ', tabwriter.AlignRight)
 	for _, c := range cases {
+		shown := slices.DeleteFunc(slices.Clone(figures), func(f figure) bool {
+			return !slices.ContainsFunc(brokers, func(b string) bool { _, ok := median(rounds[[2]string{c, b}], f); return ok })
+		})
 		fmt.Fprintf(t, "%s\t", c)
-		for _, f := range figures {
+		for _, f := range shown {
 			fmt.Fprintf(t, "%s\t", f.name)
 		}
 		fmt.Fprintln(t, "failed\tlost\tearly\t")
 		for _, b := range brokers {
-			printMedians(t, b, rounds[[2]string{c, b}])
+			printMedians(t, b, shown, rounds[[2]string{c, b}])
 		}
 		for _, b := range brokers {
 			if b != ours {
-				printRatios(t, b, rounds[[2]string{c, ours}], rounds[[2]string{c, b}])
+				printRatios(t, b, shown, rounds[[2]string{c, ours}], rounds[[2]string{c, b}])
 			}
 		}
 		fmt.Fprintln(t)
@@ -125,7 +148,7 @@ func median(rs []Result, f figure) (float64, bool) {
 	return vs[len(vs)/2], true
 }
 
-func printMedians(w io.Writer, broker string, rs []Result) {
+func printMedians(w io.Writer, broker string, figures []figure, rs []Result) {
 	if len(rs) == 0 {
 		return
 	}
@@ -146,7 +169,7 @@ func printMedians(w io.Writer, broker string, rs []Result) {
 	fmt.Fprintf(w, "%d\t%d\t%d\t\n", failed, lost, early)
 }
 
-func printRatios(w io.Writer, other string, us, them []Result) {
+func printRatios(w io.Writer, other string, figures []figure, us, them []Result) {
 	if len(us) == 0 || len(them) == 0 {
 		return
 	}

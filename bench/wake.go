@@ -105,10 +105,14 @@ func (w *waking) measure(ctx context.Context, res *Result, waiters, sending targ
 		if w.o.Rate > 0 && !waitUntil(ctx, began.Add(time.Duration(float64(i)/w.o.Rate*float64(time.Second)))) {
 			return ctx.Err()
 		}
+		if w.o.Duration > 0 && time.Since(began) > w.o.Duration {
+			break
+		}
 		if !w.somebodyWaits(ctx) {
 			return ctx.Err()
 		}
 		res.Waiting = min(res.Waiting, w.waiting.Load())
+		res.Messages++
 		if !w.one(ctx, s, uint64(began.UnixNano()), uint64(i)) {
 			res.Lost++
 		}
@@ -117,7 +121,7 @@ func (w *waking) measure(ctx context.Context, res *Result, waiters, sending targ
 		}
 	}
 	res.Took = time.Since(began)
-	res.Broker = usage.stop(w.o.Count)
+	res.Broker = usage.stop(res.Messages)
 	stopMeter()
 	<-metered
 	w.report(res)
@@ -238,7 +242,6 @@ func (w *waking) one(ctx context.Context, s sender, run, i uint64) bool {
 }
 
 func (w *waking) report(res *Result) {
-	res.Messages = w.o.Count
 	res.Throughput = float64(res.Messages) / res.Took.Seconds()
 	res.Send, res.EndToEnd, res.Wake = latency(w.sends), latency(w.e2e), latency(w.wakes)
 	res.Empty, res.Refused, res.Failed = w.empty.Load(), w.refused.Load(), w.failed.Load()
