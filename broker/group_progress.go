@@ -68,12 +68,32 @@ func (b *Broker) GroupProgress(group, topic string) ([]TopicProgress, error) {
 	out := make([]TopicProgress, 0, len(topics))
 	for _, t := range topics {
 		p, err := b.progress(g, t)
+		if err == nil {
+			err = b.addConsumed(t, &p)
+		}
 		if err != nil {
 			return nil, verbError(err, "count messages of "+group)
 		}
 		out = append(out, p)
 	}
 	return out, nil
+}
+
+// addConsumed adds what progress leaves out, since only tools ask for it.
+func (b *Broker) addConsumed(t *catalog.Topic, p *TopicProgress) error {
+	for i := range p.Queues {
+		q := &p.Queues[i]
+		low, high, err := b.store.Bounds(t.ID, q.Queue)
+		if err != nil {
+			return err
+		}
+		ms, err := b.storeTime(t.ID, q.Queue, q.Settled-1, low, high)
+		if err != nil {
+			return err
+		}
+		q.Consumed = max(ms, 0)
+	}
+	return nil
 }
 
 // GroupTopics names those where a group has a place, in the order of their ids. CodeGroupNotFound.
@@ -186,17 +206,16 @@ func (b *Broker) queueProgress(m *pop.Moment, at place, share *pop.QueueShare, r
 	if p.Settled = s.next; share.First >= 0 {
 		p.Settled = min(s.next, share.First)
 	}
-	for _, want := range []struct {
-		ms     *int64
-		offset int64
-	}{{&p.Oldest, p.Settled}, {&p.Unseen, s.next}, {&p.Consumed, p.Settled - 1}} {
-		ms, err := b.storeTime(at.topic, at.queue, want.offset, s.low, s.high)
-		if err != nil {
-			return p, err
-		}
-		*want.ms = max(ms, 0)
+	ms, err := b.storeTime(at.topic, at.queue, s.next, s.low, s.high)
+	if err != nil {
+		return p, err
 	}
-	return p, nil
+	p.Unseen = max(ms, 0)
+	if p.Settled < s.next {
+		ms, err = b.storeTime(at.topic, at.queue, p.Settled, s.low, s.high)
+	}
+	p.Oldest = max(ms, 0)
+	return p, err
 }
 
 // DeadByTopic counts the dead letters of a group by the topic where each was first. It looks at each of them, and so at 1000 or 32 MiB at
