@@ -2,6 +2,7 @@ package commitlog
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 
 	"github.com/cairnmq/cairn/internal/record"
@@ -21,6 +22,9 @@ type tail struct {
 	// A full disk may cut a write short. These bytes of the active file, never committed, are zeroed before the next write.
 	junkFrom, junkTo int64
 }
+
+// yieldBytes is how much makes a batch that is written without looking whether more is about to come.
+const yieldBytes = 16 << 10
 
 // writeLoop is the writer: it gathers, writes and passes on until the log is closed or has failed.
 func (l *Log) writeLoop() {
@@ -60,6 +64,7 @@ func (l *Log) writeLoop() {
 func (l *Log) gather() *flight {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	yielded := false
 	for {
 		refusal := l.refusalLocked()
 		switch {
@@ -72,8 +77,17 @@ func (l *Log) gather() *flight {
 		case l.mu.failure != nil, l.mu.phase == phaseClosed && l.mu.queue.len() == 0:
 			return nil
 		case refusal == nil && l.worthWritingLocked():
-			return l.takeLocked()
+			if yielded || l.mu.queue.bytes >= yieldBytes {
+				return l.takeLocked()
+			}
+			// Whoever is about to propose, and only waits for a processor, comes along: a batch of one costs nearly as much as one of ten.
+			yielded = true
+			l.mu.Unlock()
+			runtime.Gosched()
+			l.mu.Lock()
+			continue
 		}
+		yielded = false
 		l.mu.toWrite.Wait()
 	}
 }
