@@ -282,7 +282,7 @@ func (r *redrive) target(name string) (*catalog.Topic, error) {
 func (r *redrive) send(d *DeadLetter, m *message.Message, t *catalog.Topic) error {
 	m.QueueID = d.OriginQueue
 	if m.QueueID < 0 || m.QueueID >= max(t.WriteQueues, 1) {
-		m.QueueID = r.b.rotation.next(t)
+		m.QueueID = r.b.rotation.next(t, r.b.clock.Now().UnixMilli())
 	}
 	m.Properties = redrivenProperties(m.Properties, d.Redrives+1)
 	m.Topic, m.StoreHost, m.ReconsumeTimes = t.Name, r.b.opts.Advertise, 0

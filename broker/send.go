@@ -224,22 +224,41 @@ func copyRequest(req *SendRequest) (*SendRequest, int64) {
 	return &again, size
 }
 
-// rotation spreads messages over the queues of their topic. Topics share counters by their id, so that it needs no memory
-// per topic.
-type rotation [256]atomic.Uint32
+// rotation spreads messages over the queues of their topic. What comes within the same millisecond goes to one queue: it is mostly
+// one batch of the log, whose entries are then one row of one queue instead of a row each. Topics share places by their id, so that
+// it needs no memory for each of them.
+//
+//	┌────────────────┬──────────┬───────────┐
+//	│ turn 32 bits   │ ms 24    │ used 8    │ whose turn it is, since when, and for how many messages
+//	└────────────────┴──────────┴───────────┘
+type rotation [256]atomic.Uint64
+
+// turnMessages is how many messages a queue gets at most before it is the next one's turn.
+const turnMessages = 32
 
 func newRotation() *rotation {
 	r := &rotation{}
 	for i := range r {
-		r[i].Store(rand.Uint32())
+		r[i].Store(uint64(rand.Uint32()) << 32)
 	}
 	return r
 }
 
-func (r *rotation) next(t *catalog.Topic) int32 {
+// next is the queue of a message that comes at a time (ms).
+func (r *rotation) next(t *catalog.Topic, ms int64) int32 {
 	queues := t.WriteQueues
 	if queues <= 0 {
 		queues = t.ReadQueues
 	}
-	return int32(r[uint64(t.ID)%uint64(len(r))].Add(1) % uint32(max(queues, 1)))
+	place, now := &r[uint64(t.ID)%uint64(len(r))], uint64(ms)&(1<<24-1)
+	for {
+		old := place.Load()
+		state := old + 1
+		if used := old & 0xFF; used == 0 || used >= turnMessages || old>>8&(1<<24-1) != now {
+			state = (old>>32+1)<<32 | now<<8 | 1
+		}
+		if place.CompareAndSwap(old, state) {
+			return int32(state >> 32 % uint64(max(queues, 1)))
+		}
+	}
 }

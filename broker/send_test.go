@@ -74,7 +74,7 @@ func TestBatchIsConsecutiveInOneQueue(t *testing.T) {
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
-			for range 10 {
+			for range 20 {
 				res, err := b.Send(context.Background(), &SendRequest{Topic: "t", QueueID: -1, Messages: []message.Message{
 					plain("a"), plain("b"), plain("c"),
 				}})
@@ -99,8 +99,8 @@ func TestBatchIsConsecutiveInOneQueue(t *testing.T) {
 		}
 		total += high
 	}
-	if total != 240 {
-		t.Errorf("%d messages are stored, want 240", total)
+	if total != 480 {
+		t.Errorf("%d messages are stored, want 480", total)
 	}
 }
 
@@ -292,13 +292,27 @@ func TestRetriesGoToTheDeadLetterTopicInTheEnd(t *testing.T) {
 func TestRotationUsesAllQueues(t *testing.T) {
 	r := newRotation()
 	for _, queues := range []int32{1, 3, 8} {
-		seen := map[int32]int{}
-		for range 24 {
-			seen[r.next(&catalog.Topic{ID: 5, ReadQueues: 16, WriteQueues: queues})]++
-		}
-		for q := range queues {
-			if n := seen[q]; n != 24/int(queues) {
-				t.Errorf("queue %d of %d was chosen %d times of 24", q, queues, n)
+		topic := &catalog.Topic{ID: 5, ReadQueues: 16, WriteQueues: queues}
+		for _, c := range []struct {
+			what       string
+			n          int
+			messagesMs int // that come in one millisecond
+		}{{"one after the other", 24, 1}, {"some at once", 24 * 5, 5}, {"all at once", 24 * turnMessages, 1 << 20}} {
+			seen := map[int32]int{}
+			turns, last := 0, int32(-1)
+			for i := range c.n {
+				q := r.next(topic, int64(1_000_000*int(queues)+i/c.messagesMs))
+				if seen[q]++; q != last {
+					turns, last = turns+1, q
+				}
+			}
+			for q := range queues {
+				if n := seen[q]; n != c.n/int(queues) {
+					t.Errorf("%s: queue %d of %d was chosen %d times of %d", c.what, q, queues, n, c.n)
+				}
+			}
+			if want := 24; queues > 1 && turns != want {
+				t.Errorf("%s: %d turns, want %d", c.what, turns, want)
 			}
 		}
 	}

@@ -73,7 +73,7 @@ func (b *Broker) sendTo(t *catalog.Topic, queue int32, producer string, messages
 	op.b, op.done, op.began = b, done, b.clock.Now()
 	op.meter, op.topic, op.producer = b.meters.topic(t), t.Name, producer
 	if op.queue = queue; queue < 0 {
-		op.queue = b.rotation.next(t)
+		op.queue = b.rotation.next(t, op.began.UnixMilli())
 	}
 	err := op.encode(t, messages)
 	if err == nil {
