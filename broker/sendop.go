@@ -139,7 +139,7 @@ func (op *sendOp) enrich(m *message.Message, batch bool) (sendItem, error) {
 		return sendItem{}, err
 	}
 	start, idStart := len(op.props), len(op.ids)
-	if item.record == record.KindMessage && !seen.popCheck {
+	if keepsAll := item.record == record.KindMessage || item.record == record.KindDelayed && level == 0; keepsAll && !seen.popCheck {
 		op.props = append(op.props, m.Properties...)
 		if len(op.props) > start && op.props[len(op.props)-1] != propertyEnd {
 			op.props = append(op.props, propertyEnd)

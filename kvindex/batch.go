@@ -145,8 +145,9 @@ func (b *Batch) Engine() Reader { return b.e }
 // Commit writes everything and the applied row to the engine, or nothing. After an error that may pass (see Writer) it can
 // be called again.
 func (b *Batch) Commit() error {
-	for b.overlay.written < len(b.overlay.rows) {
-		r := &b.overlay.rows[b.overlay.written]
+	order := b.overlay.order()
+	for b.overlay.written < len(order) {
+		r := &b.overlay.rows[order[b.overlay.written]]
 		b.overlay.written++
 		key := b.overlay.key(r)
 		if b.coveredSince(key, r.seq) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"hash/maphash"
 	"math"
+	"slices"
 	"sort"
 )
 
@@ -14,8 +15,9 @@ type overlay struct {
 	round   uint32 // slots of earlier rounds are empty
 	rows    []overlayRow
 	arena   []byte // keys and values
-	written int    // rows that Commit has handed to the Writer
-	sealed  bool   // Commit has handed over everything
+	sorted  []uint32
+	written int  // rows of sorted that Commit has handed to the Writer
+	sealed  bool // Commit has handed over everything
 }
 
 type slot struct{ round, row uint32 }
@@ -49,7 +51,7 @@ var seed = maphash.MakeSeed() // of this process only: no order ever follows fro
 
 func (o *overlay) reset() {
 	if len(o.slots) > keptSlots {
-		o.slots, o.rows = nil, nil
+		o.slots, o.rows, o.sorted = nil, nil, nil
 	}
 	if cap(o.arena) > keptArena {
 		o.arena = nil
@@ -58,7 +60,7 @@ func (o *overlay) reset() {
 		clear(o.slots)
 		o.round = 1
 	}
-	o.rows, o.arena = o.rows[:0], o.arena[:0]
+	o.rows, o.arena, o.sorted = o.rows[:0], o.arena[:0], o.sorted[:0]
 	o.written, o.sealed = 0, false
 }
 
@@ -117,6 +119,35 @@ func (o *overlay) grow() {
 		}
 		o.slots[i] = slot{round: o.round, row: uint32(n)}
 	}
+}
+
+// order lists the rows by their keys. The engine's memory is a sorted list, in which it finds the place of a row near that of the
+// row before at once; from one key space to another and back it would have to search anew for every row. Nothing may be changed
+// after the first call.
+func (o *overlay) order() []uint32 {
+	if len(o.sorted) == len(o.rows) {
+		return o.sorted
+	}
+	var start [257]uint32 // of each key space: most of them get their rows in order, and sorting finds that out at once
+	for i := range o.rows {
+		start[int(o.arena[o.rows[i].keyAt])+1]++
+	}
+	for i := range 256 {
+		start[i+1] += start[i]
+	}
+	end := start
+	o.sorted = slices.Grow(o.sorted[:0], len(o.rows))[:len(o.rows)]
+	for i := range o.rows {
+		space := o.arena[o.rows[i].keyAt]
+		o.sorted[end[space]] = uint32(i)
+		end[space]++
+	}
+	for i := range 256 {
+		if part := o.sorted[start[i]:end[i]]; len(part) > 1 {
+			slices.SortFunc(part, func(a, b uint32) int { return bytes.Compare(o.key(&o.rows[a]), o.key(&o.rows[b])) })
+		}
+	}
+	return o.sorted
 }
 
 func (o *overlay) store(b []byte) uint32 {
