@@ -1,6 +1,8 @@
 package pop
 
 import (
+	"math"
+	"slices"
 	"sync"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -24,13 +26,27 @@ const maxFloors = 4096
 // Therefore each publication raises the epoch, and for the groups whose rows it added notes the epoch and lowers the floors; a floor
 // is not raised by whoever began before that. When the reader comes before the publication, the publication lowers what it raised. No
 // clock is involved, so none can go wrong.
+//
+// That may hide a row between its commit and its publication. Who must not miss one that is committed watches the floor while it
+// takes its snapshot, and batches are announced before they are committed.
 type floors struct {
 	mu struct {
 		sync.Mutex
-		epoch uint64
-		lru   *simplelru.LRU[place, *floor]
+		epoch     uint64
+		lru       *simplelru.LRU[place, *floor]
+		announced map[place]int64 // what the batch under way writes, from its announcement to its publication
+		watches   []*watch
 	}
 }
+
+// watch is a floor that follows all that is announced.
+type watch struct {
+	place
+	ms int64
+}
+
+// noRaise is an epoch that is later than all.
+const noRaise = math.MaxUint64
 
 // floor is what is remembered of a group on a topic.
 type floor struct {
@@ -59,12 +75,53 @@ func (f *floors) get(at place) (floor int64, epoch uint64) { return f.getIn(at, 
 func (f *floors) getIn(at place, queue int32) (ms int64, epoch uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	return f.getLocked(at, queue), f.mu.epoch
+}
+
+func (f *floors) getLocked(at place, queue int32) int64 {
 	e, ok := f.mu.lru.Get(at)
 	if !ok { // from now on publications are noted
 		e = &floor{epoch: f.mu.epoch}
+		if _, soon := f.mu.announced[at]; soon {
+			e.epoch = noRaise
+		}
 		f.mu.lru.Add(at, e)
 	}
-	return max(e.at, e.queues[queue]), f.mu.epoch
+	return max(e.at, e.queues[queue])
+}
+
+// watch begins to watch the floor of a group on a topic.
+func (f *floors) watch(at place) *watch {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	w := &watch{at, f.getLocked(at, AnyQueue)}
+	f.mu.watches = append(f.mu.watches, w)
+	return w
+}
+
+// end ends a watch: no row that was committed by now is below the answer, unless it was deleted before the watch began.
+func (f *floors) end(w *watch) (ms int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mu.watches = slices.DeleteFunc(f.mu.watches, func(one *watch) bool { return one == w })
+	return w.ms
+}
+
+// announce tells of a batch that is about to be committed and writes rows at these times at the earliest. Until lower follows it the
+// floors are not raised; lows must not change.
+func (f *floors) announce(lows map[place]int64) {
+	if len(lows) == 0 {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mu.announced = lows
+	f.lowerLocked(lows, noRaise)
+	for _, w := range f.mu.watches {
+		if low, ok := lows[w.place]; ok {
+			w.ms = min(w.ms, low)
+		}
+	}
 }
 
 // raise notes that there was no row below floor, unless one was published since epoch.
@@ -96,12 +153,17 @@ func (f *floors) lower(lows map[place]int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.mu.epoch++
+	f.mu.announced = nil
+	f.lowerLocked(lows, f.mu.epoch)
+}
+
+func (f *floors) lowerLocked(lows map[place]int64, epoch uint64) {
 	for at, low := range lows {
 		e, ok := f.mu.lru.Peek(at)
 		if !ok {
 			continue
 		}
-		e.at, e.epoch = min(e.at, low), f.mu.epoch
+		e.at, e.epoch = min(e.at, low), epoch
 		for queue, ms := range e.queues {
 			e.queues[queue] = min(ms, low)
 		}

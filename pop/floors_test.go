@@ -99,6 +99,44 @@ func TestFloorsSkipWhatWasAcknowledged(t *testing.T) {
 	}
 }
 
+// Who takes a snapshot while a batch is committed has the floor of that batch's rows, published or not.
+func TestAWatchSeesWhatIsCommitted(t *testing.T) {
+	f := newFloors()
+	at, other := place{1, 2}, place{1, 3}
+	want := func(what string, got, want int64) {
+		t.Helper()
+		if got != want {
+			t.Errorf("%s: the floor is at %d, want %d", what, got, want)
+		}
+	}
+	raise := func(ms int64) {
+		_, epoch := f.get(at)
+		f.raise(at, ms, epoch)
+	}
+	raise(1500)
+	before := f.watch(at)
+	lows := map[place]int64{at: 700, other: 5}
+	f.announce(lows)
+	between := f.watch(at)
+	raise(1500) // a look that does not see the row yet
+	after := f.watch(at)
+	f.lower(lows)
+	raise(900) // the row is gone again
+	want("begun before", f.end(before), 700)
+	want("begun when it was announced", f.end(between), 700)
+	want("begun after a look", f.end(after), 700)
+	want("begun later", f.end(f.watch(at)), 900)
+	// One that nothing is remembered of.
+	unknown := map[place]int64{{7, 7}: 10}
+	f.announce(unknown)
+	_, epoch := f.get(place{7, 7})
+	f.raise(place{7, 7}, 100, epoch)
+	want("unknown until it was announced", f.end(f.watch(place{7, 7})), 0)
+	if len(f.mu.watches) > 0 {
+		t.Errorf("%d watches are left", len(f.mu.watches))
+	}
+}
+
 func TestFloorsAreBounded(t *testing.T) {
 	f := newFloors()
 	for i := range kvindex.ID(2 * maxFloors) {

@@ -38,8 +38,9 @@ type QueueShare struct {
 // Moment begins one.
 func (s *State) Moment(group, topic kvindex.ID) *Moment {
 	at := place{group, topic}
-	floor, _ := s.floors.get(at) // first: it may rise above rows that this moment has
-	return &Moment{at: at, rows: s.engine.NewSnapshot(), floor: floor}
+	w := s.floors.watch(at)
+	rows := s.engine.NewSnapshot()
+	return &Moment{at: at, rows: rows, floor: s.floors.end(w)}
 }
 
 // Close ends it.

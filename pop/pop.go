@@ -95,6 +95,7 @@ func (s *State) Apply(b *kvindex.Batch, at record.Position, r record.Record) (re
 
 // Finish ends the batch: each Apply has left its rows complete.
 func (s *State) Finish(*kvindex.Batch) error {
+	s.floors.announce(s.fold.lows)
 	s.fold.fresh = s.fold.fresh[:0]
 	s.fold.order.freshLines, s.fold.order.freshParked = s.fold.order.freshLines[:0], s.fold.order.freshParked[:0]
 	return nil
