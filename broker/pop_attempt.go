@@ -18,6 +18,8 @@ const (
 	maxAttempts = 4096
 	// maxAttemptID is the longest id that is remembered, in bytes; clients send a UUID.
 	maxAttemptID = 128
+	// forgetAfter is how long (ms) what is over is remembered still: a clock that is set back makes it invisible again.
+	forgetAfter = 5 * 60 * 1000
 )
 
 // attempts remember what the receives of groups that are served in order were given, until it is visible again: a client that got no
@@ -50,7 +52,7 @@ func newAttempts() *attempts {
 	return a
 }
 
-// put remembers what a receive was given at now (ms), and forgets what is over.
+// put remembers what a receive was given at now (ms), and forgets what has been over for long.
 func (a *attempts) put(key attemptKey, given *attempt, now int64) {
 	if key.id == "" || len(key.id) > maxAttemptID {
 		return
@@ -59,7 +61,7 @@ func (a *attempts) put(key attemptKey, given *attempt, now int64) {
 	defer a.mu.Unlock()
 	for {
 		oldest, was, ok := a.mu.lru.GetOldest()
-		if !ok || was.until > now {
+		if !ok || was.until+forgetAfter > now {
 			break
 		}
 		a.mu.lru.Remove(oldest)
