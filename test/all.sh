@@ -36,7 +36,7 @@ suite_model() { # MODEL_RUNS random runs of POP's records and rows, and as many 
   local runs=${MODEL_RUNS:-10000} jobs=() failed=0 job
   go test -c -o "$work/pop.test" ./pop/ && go test -c -o "$work/broker.test" ./broker/ || return 1
   against() { # PACKAGE RUNS TESTS
-    (cd "$1" && "$work/$1.test" -test.run "^Test($3)Agrees?WithTheModel\$" -test.timeout 0 -test.v -rapid.checks="$2") &
+    (cd "$1" && GOGC=400 "$work/$1.test" -test.run "^Test($3)Agrees?WithTheModel\$" -test.timeout 0 -test.v -rapid.checks="$2") &
     jobs+=($!)
   }
   against pop "$runs" 'RandomRuns'
