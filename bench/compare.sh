@@ -75,7 +75,7 @@ begin() { # BROKER
 row() { # CASE ARGS…: runs a measure and keeps its row
   local name=$1; shift
   echo "   $name" >&2
-  "$work/cairn" bench "$@" --pid "$pid" -o json > "$work/row.json" || { echo "   $name failed" >&2; return 0; }
+  timeout 15m "$work/cairn" bench "$@" --pid "$pid" -o json > "$work/row.json" || { echo "   $name failed" >&2; return 0; }
   printf '{"broker":"%s","case":"%s","result":%s}\n' "$running" "$name" "$(cat "$work/row.json")" >> "$OUT"
 }
 
