@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,7 +33,19 @@ func (c *cairn) footprint() footprint {
 	return footprint{m["go_goroutines"], m["process_open_fds"], m["process_resident_memory_bytes"], m["go_memstats_heap_inuse_bytes"], folderBytes(c.t, filepath.Join(c.data, "index"))}
 }
 
-// metrics are the samples without labels.
+// sample is the sum of a metric's samples that have all the labels, each as `name="value"`.
+func (c *cairn) sample(metric string, labels ...string) (sum float64) {
+	c.t.Helper()
+	for series, value := range c.metrics() {
+		name, set, _ := strings.Cut(strings.TrimSuffix(series, "}"), "{")
+		if name == metric && !slices.ContainsFunc(labels, func(l string) bool { return !slices.Contains(strings.Split(set, ","), l) }) {
+			sum += value
+		}
+	}
+	return sum
+}
+
+// metrics are the samples by name and labels, as they stand in the text.
 func (c *cairn) metrics() map[string]float64 {
 	c.t.Helper()
 	resp, err := http.Get("http://" + c.fixed.HTTP + "/metrics")
