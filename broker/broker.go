@@ -35,6 +35,10 @@ import (
 const (
 	// maxWaiters bounds the long polls that wait.
 	maxWaiters = 200_000
+	// lookers is how many pops look at a time. Each may wait for its record to be written, so it takes many of them to keep the log
+	// busy; but when a hundred thousand come at once they must not all wait for the same locks: the runtime follows the list of
+	// those who do whenever it moves the stack of one.
+	lookers = 128
 	// expireEvery is how often the store drops what is past its retention.
 	expireEvery = time.Minute
 
@@ -130,7 +134,9 @@ type Broker struct {
 	log     zerolog.Logger
 
 	due      *due
-	workers  *workers
+	workers  *workers      // of pulls
+	lookers  *workers      // of pops of doors without goroutines
+	looks    chan struct{} // one in it for each pop that looks
 	waiters  *waiters
 	pulls    *pulls
 	pop      *popper
@@ -204,7 +210,8 @@ func Open(ctx context.Context, storeOpts store.Options, opts Options) (*Broker, 
 func (b *Broker) start() {
 	b.due = newDue(b.clock)
 	b.pop = newPopper(b.store, b.clock, b.due, b.waiters)
-	b.workers = newWorkers(max(2, runtime.GOMAXPROCS(0)))
+	b.workers = newWorkers(max(2, runtime.GOMAXPROCS(0)), 16)
+	b.lookers, b.looks = newWorkers(lookers, 1), make(chan struct{}, lookers)
 	ctx, stop := context.WithCancel(context.Background())
 	b.stop = stop
 	b.upkeep.Go(func() { b.expireStore(ctx) })
@@ -253,6 +260,7 @@ func (b *Broker) Close() (err error) {
 		b.upkeep.Wait()
 		b.due.close()
 		b.workers.close()
+		b.lookers.close()
 		_, flushed := await(context.Background(), func(done func(struct{}, error)) {
 			b.offsets.flush(func(err error) { done(struct{}{}, err) })
 		})

@@ -173,6 +173,12 @@ func (r *popping) check() (err error) {
 // look takes what there is. It goes on as long as it makes headway without finding anything and has time: a filter may pass
 // over more than one look looks at, and a reset may come in between.
 func (r *popping) look() (*PopResult, error) {
+	select {
+	case r.b.looks <- struct{}{}:
+	case <-r.ctx.Done():
+		return nil, r.ctx.Err()
+	}
+	defer func() { <-r.b.looks }()
 	for {
 		if err := r.check(); err != nil {
 			return nil, err

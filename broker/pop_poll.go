@@ -6,7 +6,7 @@ import (
 )
 
 // longPoll is a pop, or the question whether there is something to pop, that holds no goroutine while it waits. What Pop does on
-// the goroutine of its caller is done here in pieces, each on a goroutine that ends when there is nothing to do:
+// the goroutine of its caller is done here in pieces, each on a goroutine of a pool:
 //
 //	begin ─▶ look ─┬───────────────────────────────────▶ answer
 //	               └─▶ turn: add waiter, look again ─┬─▶ answer
@@ -32,7 +32,7 @@ type longPoll struct {
 	}
 }
 
-// longPolls are the polls under way.
+// longPolls are the polls under way, from their beginning to their answer.
 type longPolls struct {
 	mu struct {
 		sync.Mutex
@@ -47,14 +47,17 @@ func newLongPolls() *longPolls {
 	return ps
 }
 
-func (ps *longPolls) add(p *longPoll) bool {
+func (ps *longPolls) add(p *longPoll) error {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	if ps.mu.closed {
-		return false
+	switch {
+	case ps.mu.closed:
+		return errClosing
+	case len(ps.mu.all) >= maxWaiters:
+		return refuse(CodeBusy, "%d pops are under way", len(ps.mu.all))
 	}
 	ps.mu.all[p] = struct{}{}
-	return true
+	return nil
 }
 
 func (ps *longPolls) remove(p *longPoll) {
@@ -77,7 +80,7 @@ func (ps *longPolls) close() {
 	}
 }
 
-// PopAsync is Pop that calls back, and waits without a goroutine: done is called exactly once, from a goroutine of its own or
+// PopAsync is Pop that calls back, and waits without a goroutine: done is called exactly once, from a goroutine of a pool or
 // before PopAsync returns. req must not be changed until then. cancel, which may come at any time and more than once, ends
 // the wait: the answer is empty, and what was taken meanwhile is given back.
 func (b *Broker) PopAsync(req *PopRequest, done func(*PopResult, error)) (cancel func()) {
@@ -98,7 +101,11 @@ func (b *Broker) startPoll(p *longPoll, req *PopRequest) (cancel func()) {
 		p.done(false, err)
 		return stop
 	}
-	go p.begin()
+	if err := b.polls.add(p); err != nil {
+		p.finish(false, err)
+		return stop
+	}
+	b.lookers.run(p.begin)
 	return p.stop
 }
 
@@ -139,10 +146,6 @@ func (p *longPoll) begin() {
 	found, err := p.try()
 	if found || err != nil || p.over() {
 		p.finish(found, err)
-		return
-	}
-	if !p.b.polls.add(p) {
-		p.finish(false, errClosing)
 		return
 	}
 	ring := p.ring
@@ -198,7 +201,7 @@ func (p *longPoll) ring() {
 	p.mu.held, p.mu.rung = false, !held
 	p.mu.Unlock()
 	if held {
-		go p.resume()
+		p.b.lookers.run(p.resume)
 	}
 }
 

@@ -508,3 +508,23 @@ func TestRequestModes(t *testing.T) {
 	_, err := r.RequestMode("g", "none")
 	wantCode(t, "no topic", err, CodeTopicNotFound)
 }
+
+// However many polls come at once, few of them look at a time.
+func TestPollsThatComeAtOnceTakeNoGoroutines(t *testing.T) {
+	r := newPopRig(t)
+	r.topicOf(t, "t", 8)
+	r.popBodies(t, popOf(1))
+	const n = 5000
+	before, most := runtime.NumGoroutine(), 0
+	for range n {
+		r.PopAsync(waitingPop(1), func(*PopResult, error) {})
+		most = max(most, runtime.NumGoroutine())
+	}
+	poll(t, "all to wait", func() bool {
+		most = max(most, runtime.NumGoroutine())
+		return r.waiters.len() == n
+	})
+	if more := most - before; more > 50 {
+		t.Errorf("%d goroutines more than before", more)
+	}
+}

@@ -2,11 +2,12 @@ package broker
 
 import "sync"
 
-// workers is a small pool that runs what was woken: an arrival or a deadline only notes that something can go on, here it
-// goes on. The queue holds no more than there are waiters, since each is woken at most once.
+// workers is a pool that runs what was woken: an arrival or a deadline only notes that something can go on, here it goes on. The
+// queue holds no more than may wait, since each is woken at most once.
 type workers struct {
-	wg sync.WaitGroup
-	mu struct {
+	wg    sync.WaitGroup
+	batch int // how many a worker takes at once
+	mu    struct {
 		sync.Mutex
 		queue  []func()
 		closed bool
@@ -14,8 +15,10 @@ type workers struct {
 	more sync.Cond
 }
 
-func newWorkers(n int) *workers {
-	w := &workers{}
+// newWorkers makes n workers. What never blocks is best taken in batches, so that the lock is not taken for each; behind what
+// blocks nothing should have been taken.
+func newWorkers(n, batch int) *workers {
+	w := &workers{batch: batch}
 	w.more.L = &w.mu
 	for range n {
 		w.wg.Go(w.work)
@@ -47,17 +50,14 @@ func (w *workers) close() {
 	w.wg.Wait()
 }
 
-// batch is how many a worker takes at once, so that the lock is not taken for each.
-const batch = 16
-
 func (w *workers) work() {
-	var mine [batch]func()
+	mine := make([]func(), w.batch)
 	for {
 		w.mu.Lock()
 		for len(w.mu.queue) == 0 && !w.mu.closed {
 			w.more.Wait()
 		}
-		n := copy(mine[:], w.mu.queue)
+		n := copy(mine, w.mu.queue)
 		clear(w.mu.queue[:n])
 		if w.mu.queue = w.mu.queue[n:]; len(w.mu.queue) == 0 {
 			w.mu.queue = nil

@@ -6,7 +6,7 @@ import (
 )
 
 func TestWorkersRunEverything(t *testing.T) {
-	w := newWorkers(3)
+	w := newWorkers(3, 2)
 	var ran atomic.Int64
 	for range 1000 {
 		w.run(func() { ran.Add(1) })

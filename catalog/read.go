@@ -14,8 +14,8 @@ import (
 
 // Entries that the caches hold at most. A topic in the cache is some 400 bytes; what is idle is not there.
 const (
-	cachedTopics = 8192
-	cachedGroups = 4096
+	cachedTopics = 16384
+	cachedGroups = 16384
 )
 
 // Catalog answers from a bounded cache over the index. Safe for concurrent use; it is also the Fold of its record kinds,
