@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -22,6 +23,15 @@ const (
 	firedAtOnce = 1024
 	// copiedAtOnce bounds the bodies that one proposal copies, in bytes; a single larger one is copied alone.
 	copiedAtOnce = 4 << 20
+	// manyAtOnce is from how many timers on a chunk is one of a mass.
+	manyAtOnce = firedAtOnce / 4
+	// besideBytes is what others have to write between two chunks for such chunks to come more slowly for as long as besideFor: some
+	// tens of messages. Between most chunks nobody gets to write anything: it must not be forgotten at once that somebody wants to.
+	besideBytes = 16 << 10
+	besideFor   = time.Second
+	// besideRate is how many timers a second fire then for each processor that there is. Firing is cheap, but who consumes what fires
+	// uses the same machine: ten times as much would leave others a third of it.
+	besideRate = 50_000
 	// fireNap is how long the firer sleeps at most while there are timers: the clock may be set.
 	fireNap = 500 * time.Millisecond
 	// fireRetry is how long it rests when the log does not take what it has to write.
@@ -69,6 +79,9 @@ type firer struct {
 	// What was stored before this position is older than the horizon, as it was seen at that time.
 	horizon   record.Position
 	horizonAt time.Time
+
+	last   record.Position // of the last record of the chunk before
+	beside time.Time       // when others had written between two chunks
 
 	timers []delay.Timer // of the chunk under way
 	shots  []shot        // likewise
@@ -132,6 +145,10 @@ func (f *firer) fireDue(ctx context.Context) (next time.Time, err error) {
 		fired, all, err := f.fireChunk(ctx, now)
 		all = all && len(f.timers) == len(look.Due) && err == nil
 		look.Done(all)
+		if n := len(look.Due); err == nil && n >= manyAtOnce && now.Sub(f.beside) < besideFor {
+			pace := time.Duration(n) * time.Second / time.Duration(besideRate*runtime.GOMAXPROCS(0))
+			err = f.rest(ctx, pace-f.clock.Now().Sub(now))
+		}
 		switch {
 		case err != nil:
 			return time.Time{}, err
@@ -146,6 +163,20 @@ func (f *firer) fireDue(ctx context.Context) (next time.Time, err error) {
 		if _, pending, err := f.store.Delay.Get(look.Due[0].Point); err != nil || pending {
 			return now.Add(fireNap), err
 		}
+	}
+}
+
+func (f *firer) rest(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return nil
+	}
+	timer := f.clock.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -179,6 +210,12 @@ func (f *firer) fireChunk(ctx context.Context, now time.Time) (fired, all bool, 
 	}
 	select {
 	case at := <-applied:
+		if n := len(p.Positions); n > 0 {
+			if p.Positions[0]-f.last > besideBytes {
+				f.beside = f.clock.Now()
+			}
+			f.last = p.Positions[n-1]
+		}
 		fired, all = f.count(p, at)
 		return fired, all, p.Err
 	case <-ctx.Done(): // what becomes of the proposal is up to the log
