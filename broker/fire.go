@@ -211,7 +211,7 @@ func (f *firer) fireChunk(ctx context.Context, now time.Time) (fired, all bool, 
 	select {
 	case at := <-applied:
 		if n := len(p.Positions); n > 0 {
-			if p.Positions[0]-f.last > besideBytes {
+			if f.last > 0 && p.Positions[0]-f.last > besideBytes {
 				f.beside = f.clock.Now()
 			}
 			f.last = p.Positions[n-1]

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"strconv"
 	"testing"
@@ -153,6 +154,52 @@ func TestManyTimersFireInOrder(t *testing.T) {
 	wantBodies(t, "in the queue", b.inQueue(t, "t", 0), slices.Concat(want...)...)
 	if pending, err := b.store.Delay.Pending(mustTopicID(t, b, "t")); err != nil || pending != 0 {
 		t.Errorf("%d are pending, %v", pending, err)
+	}
+}
+
+// Beside others that write, a mass of timers fires in chunks with time between them.
+func TestMassFiresSlowlyBesideOthers(t *testing.T) {
+	c := clock.NewFake(epoch)
+	b := openBroker(t, withClock(c))
+	b.topicOf(t, "t", 1)
+	b.topicOf(t, "other", 1)
+	send := func(n int, topic string, due time.Duration) {
+		t.Helper()
+		sent := make(chan error, n)
+		for range n {
+			m := plain("a body", "TIMER_DELIVER_MS", timeString(epoch.Add(due)))
+			b.SendAsync(&SendRequest{Topic: topic, Messages: []message.Message{m}}, func(_ []SendResult, err error) { sent <- err })
+		}
+		for range n {
+			if err := receive(t, sent); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	pending := func() int64 {
+		n, err := b.store.Delay.Pending(mustTopicID(t, b, "t"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	const mass = 3 * firedAtOnce
+	send(mass, "t", 2*time.Second)
+	send(1, "t", time.Second)
+	c.Advance(time.Second)
+	waitFor(t, "the first one to fire", func() bool { return pending() == mass })
+	send(200, "other", 0)
+	c.Advance(time.Second)
+	pace := firedAtOnce * time.Second / time.Duration(besideRate*runtime.GOMAXPROCS(0))
+	for left := int64(mass - firedAtOnce); left >= 0; left -= firedAtOnce {
+		waitFor(t, "a chunk to fire", func() bool { return pending() == left })
+		for range 1000 {
+			runtime.Gosched()
+		}
+		if n := pending(); n != left {
+			t.Fatalf("%d are pending at once, want %d", n, left)
+		}
+		c.Advance(pace)
 	}
 }
 
