@@ -34,9 +34,14 @@ func tables() string {
 			served++
 		}
 	}
-	fmt.Fprintf(&b, "\n## gRPC: MessagingService\n\n| rpc | served | note |\n|---|---|---|\n")
-	for _, r := range doorgrpc.Rpcs() {
-		fmt.Fprintf(&b, "| %s | %s | %s |\n", r.Name, state(r.Served), r.Note)
+	for _, service := range []struct {
+		name string
+		rpcs []doorgrpc.RPC
+	}{{"MessagingService", doorgrpc.Rpcs()}, {"Admin", doorgrpc.AdminRpcs()}} {
+		fmt.Fprintf(&b, "\n## gRPC: %s\n\n| rpc | served | note |\n|---|---|---|\n", service.name)
+		for _, r := range service.rpcs {
+			fmt.Fprintf(&b, "| %s | %s | %s |\n", r.Name, state(r.Served), r.Note)
+		}
 	}
 	ns := nameserver.Codes()
 	fmt.Fprintf(&b, "\n## Remoting: name server\n\n| code | name |\n|---|---|\n")

@@ -29,8 +29,8 @@
 // # Reading order
 //
 // door.go, listen.go (plain text and TLS on one port), rpcs.go (what is served), caller.go and status.go; sessions.go,
-// telemetry.go and commands.go (who is there); route.go, send.go, transaction.go, recall.go, receive.go, ack.go, offsets.go (the
-// calls); convert.go and codec.go (bytes).
+// telemetry.go and commands.go (who is there); route.go, send.go, transaction.go, recall.go, receive.go, ack.go, offsets.go, admin.go
+// (the calls); convert.go and codec.go (bytes).
 package grpc
 
 import (
@@ -130,6 +130,7 @@ func New(b *broker.Broker, opts Options) *Door {
 		grpc.WaitForHandlers(true),
 	)
 	pb.RegisterMessagingServiceServer(d.server, d)
+	d.server.RegisterService(&adminService, d)
 	healthpb.RegisterHealthServer(d.server, d.health)
 	reflection.Register(d.server)
 	return d

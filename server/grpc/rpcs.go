@@ -81,3 +81,25 @@ func Rpcs() []RPC {
 func refuseRPC(name string) error {
 	return refuse(pb.Code_NOT_IMPLEMENTED, "%s", notImplemented[name])
 }
+
+// AdminRpcs lists the rpcs of the protocol's Admin service with their state. What is not served is answered with UNIMPLEMENTED.
+func AdminRpcs() []RPC {
+	var out []RPC
+	for _, name := range []string{
+		"ChangeLogLevel", "DescribeTopicStatus", "ListSubscription", "DescribeSubscription", "DeleteSubscription", rpcAccumulation,
+		"ListConsumerConnection", "ResetGroupOffset", "QueryMessage", "PrintThreadStackTrace", "VerifyMessage", "AdminSendMessage",
+		"GetConsumerRunningInfo", "GetTopicRoute", "QueryTimeSpan", "GetProxyRuntimeStats",
+	} {
+		r := RPC{Name: name, Note: "gRPC status UNIMPLEMENTED, as in the reference"}
+		for _, m := range adminService.Methods {
+			if m.MethodName == name {
+				r = RPC{Name: name, Served: true}
+			}
+		}
+		if name == rpcAccumulation {
+			r.Note = "the accumulation is all that is not settled, also what is delayed or waits for its message group; lite topics: UNSUPPORTED"
+		}
+		out = append(out, r)
+	}
+	return out
+}
