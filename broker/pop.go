@@ -35,6 +35,7 @@ type PopRequest struct {
 	Wait         time.Duration // long poll; 0 answers at once
 	Filter       *filter.Expr  // messages that do not match are passed over for good, for this group
 	AttemptID    string        // tells a repeated request of a group that is served in order
+	QueueOrder   bool          // in order of the queue, whatever group, topic and message groups say: order of POP_MESSAGE
 	FromMin      bool          // a group that is new in a queue begins with the first message there is
 	ShortNonce   bool          // the handles' nonce is less than 1<<31, for doors whose own handles have no room for more
 }
@@ -84,7 +85,8 @@ func (p *popper) close() { close(p.closing) }
 //
 // A group that is served in order (InOrder) gets a message only when nothing earlier of its message group is in flight but in the same answer,
 // before it; of messages without a message group, nothing earlier of their queue. A request that repeats the attempt id of an
-// earlier one gets the messages of that again, as long as all are invisible and untouched.
+// earlier one gets the messages of that again, as long as all are invisible and untouched. With QueueOrder every group is
+// served in order, and all of a queue is in order with each other.
 //
 // Refusals: CodeTopicNotFound, CodeGroupNotFound, CodeGroupIllegal, CodeNoPermission (topic not readable, group disabled),
 // CodeParameter, CodeBusy, CodeReadOnly, CodeClosing.
@@ -183,7 +185,7 @@ func (r *popping) look() (*PopResult, error) {
 		if err := r.check(); err != nil {
 			return nil, err
 		}
-		if !r.asked && r.req.AttemptID != "" && InOrder(r.g, r.t) {
+		if !r.asked && r.req.AttemptID != "" && r.inOrder() {
 			r.asked = true
 			if res, err := r.repeat(); res != nil || err != nil {
 				return res, verbError(err, "pop from "+r.t.Name)
@@ -228,7 +230,7 @@ func (r *popping) wait() (res *PopResult, err error) {
 	woken := false
 	for {
 		w := &r.waiter
-		w.topic, w.group, w.queue, w.filter = r.t.ID, r.g.ID, r.req.Queue, r.req.Filter
+		w.want(r)
 		if err := r.p.waiters.add(w); err != nil {
 			r.passOn(woken)
 			return nil, err
@@ -268,7 +270,7 @@ func (r *popping) sleep() error {
 // later: the alarm that is over may have woken this one.
 func (r *popping) passOn(woken bool) {
 	group, topic := r.waiter.group, r.waiter.topic
-	if !r.p.waiters.waiting(group, topic) {
+	if anyone, _ := r.p.waiters.waiting(group, topic); !anyone {
 		return
 	}
 	if woken {

@@ -68,10 +68,11 @@ type ack struct {
 	done     func([]error)
 	proposal commitlog.Proposal
 
-	// Of a group that is served in order only: who waits may go on.
-	popper *popper
-	key    groupOfTopic
-	refs   []pop.Ref
+	// Who waits for its turn may go on.
+	popper  *popper
+	key     groupOfTopic
+	ordered bool
+	refs    []pop.Ref // of a group that is served in order
 }
 
 // prepareAck sorts out the handles that cannot be valid and makes the records of the others.
@@ -81,7 +82,7 @@ func (b *Broker) prepareAck(a *ack, group, topic string, handles []string) error
 		return err
 	}
 	now := b.clock.Now().UnixMilli()
-	ordered := InOrder(g, t)
+	a.popper, a.key, a.ordered = b.pop, groupOfTopic{g.ID, t.ID}, InOrder(g, t)
 	e := pop.Ack{Group: g.ID, Topic: t.ID, Refs: make([]pop.Ref, 0, min(len(handles), pop.MaxItems))}
 	for i, text := range handles {
 		h, err := checkHandle(g, t, text, now)
@@ -91,8 +92,8 @@ func (b *Broker) prepareAck(a *ack, group, topic string, handles []string) error
 		}
 		e.Refs = append(e.Refs, h.Ref())
 		a.items = append(a.items, i)
-		if ordered {
-			a.popper, a.key, a.refs = b.pop, groupOfTopic{g.ID, t.ID}, append(a.refs, h.Ref())
+		if a.ordered {
+			a.refs = append(a.refs, h.Ref())
 		}
 		if len(e.Refs) == pop.MaxItems {
 			a.proposal.Records = append(a.proposal.Records, pop.AckRecord(&e))
@@ -116,7 +117,7 @@ func (a *ack) applied(p *commitlog.Proposal) {
 		}
 	}
 	if a.popper != nil && err == nil {
-		a.popper.ackedInOrder(a.key, a.refs)
+		a.popper.acked(a.key, a.ordered, a.refs)
 	}
 	a.done(a.errs)
 }

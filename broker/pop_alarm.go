@@ -59,7 +59,8 @@ func (a *alarms) arm(s *pop.State, key groupOfTopic, looked int64) {
 
 // note makes the alarm go off at that time (ms) at the latest, when somebody waits or there is one. It does not block.
 func (a *alarms) note(key groupOfTopic, at int64) {
-	if a.n.Load() > 0 && a.has(key) || a.waiters.waiting(key.group, key.topic) {
+	anyone, _ := a.waiters.waiting(key.group, key.topic)
+	if anyone || a.n.Load() > 0 && a.has(key) {
 		a.set(key, at, false)
 	}
 }

@@ -15,6 +15,7 @@ type NotifyRequest struct {
 	Queue        int32         // −1: all readable queues of the topic
 	Wait         time.Duration // long poll; 0 answers at once
 	Filter       *filter.Expr
+	QueueOrder   bool // as of a PopRequest
 }
 
 // NotifyAsync answers whether there is something for the group, and waits up to req.Wait for it. Nothing is taken: who asks
@@ -28,6 +29,7 @@ func (b *Broker) NotifyAsync(req *NotifyRequest, done func(something bool, err e
 	// The least that a pop can ask for, so that one check serves both.
 	return b.startPoll(&longPoll{tell: done}, &PopRequest{
 		Group: req.Group, Topic: req.Topic, Queue: req.Queue, Max: 1, Invisible: time.Millisecond, Wait: req.Wait, Filter: req.Filter,
+		QueueOrder: req.QueueOrder,
 	})
 }
 
@@ -39,7 +41,7 @@ func (r *popping) something() (bool, error) {
 	}
 	r.looked = r.p.clock.Now().UnixMilli()
 	again, heads, err := r.seen(r.looked, 1)
-	unseen := !InOrder(r.g, r.t) && r.req.Queue >= 0 && r.p.store.Pop.MayHaveExpired(r.g.ID, r.t.ID, r.req.Queue, r.looked)
+	unseen := !r.inOrder() && r.req.Queue >= 0 && r.p.store.Pop.MayHaveExpired(r.g.ID, r.t.ID, r.req.Queue, r.looked)
 	if err != nil || unseen || len(again)+len(heads) > 0 {
 		return err == nil, verbError(err, "look for messages of "+r.t.Name)
 	}
@@ -68,7 +70,7 @@ func (r *popping) something() (bool, error) {
 func (r *popping) seen(now int64, most int) (again []pop.Expired, heads []pop.Head, err error) {
 	s, group, topic, queue := r.p.store.Pop, r.g.ID, r.t.ID, r.req.Queue
 	switch {
-	case !InOrder(r.g, r.t):
+	case !r.inOrder():
 		again, err = s.Expired(group, topic, queue, now, most, nil)
 	case s.MayHaveTurn(group, topic, now):
 		if again, err = s.Unlined(group, topic, queue, now, most, nil); err == nil {

@@ -20,6 +20,18 @@ func InOrder(g *catalog.Group, t *catalog.Topic) bool {
 	return g.ConsumeMessageOrderly || t.MessageType() == "FIFO"
 }
 
+// inOrder says whether this pop is served in order.
+func (r *popping) inOrder() bool { return r.req.QueueOrder || InOrder(r.g, r.t) }
+
+// lineOf is the line of a message that is new to the group.
+func (r *PopRequest) lineOf(queue int32, layout []byte) pop.Line {
+	var group []byte
+	if !r.QueueOrder {
+		group, _ = message.Property(message.PropertiesOf(layout), message.PropShardingKey)
+	}
+	return pop.Line{Queue: queue, ID: pop.LineOf(group)}
+}
+
 const (
 	// maxWaiting is how many messages one look parks, at most.
 	maxWaiting = 512
@@ -135,8 +147,7 @@ func (t *take) readHeads(heads []pop.Head) {
 // none has a message group.
 func (t *take) line(queue int32, layout []byte, e *pop.Entry) verdict {
 	t.budget -= len(layout)
-	group, _ := message.Property(message.PropertiesOf(layout), message.PropShardingKey)
-	l := pop.Line{Queue: queue, ID: pop.LineOf(group)}
+	l := t.req.lineOf(queue, layout)
 	free, err := t.free(l)
 	if err != nil {
 		t.fail(err)
@@ -177,12 +188,14 @@ func (t *take) freed(mask pop.Mask) bool {
 	return (len(t.rec.Parked) > 0 || mask.Count() < t.rec.Items()) && t.p.store.Pop.MayHaveReady(t.group, t.topic)
 }
 
-// ackedInOrder wakes one that waits when what was acknowledged has held up others: in their lines, or in the queues of these handles.
-func (p *popper) ackedInOrder(key groupOfTopic, refs []pop.Ref) {
-	if !p.waiters.waiting(key.group, key.topic) {
+// acked wakes one that waits when what was acknowledged has held up others: in their lines, or in the queues of these handles. refs
+// are needed for groups that are served in order only. Of others one may wait that asks for the order of queues.
+func (p *popper) acked(key groupOfTopic, ordered bool, refs []pop.Ref) {
+	anyone, byQueue := p.waiters.waiting(key.group, key.topic)
+	if !anyone || !ordered && !byQueue {
 		return
 	}
-	wake := p.store.Pop.MayHaveTurn(key.group, key.topic, p.clock.Now().UnixMilli())
+	wake := byQueue || p.store.Pop.MayHaveTurn(key.group, key.topic, p.clock.Now().UnixMilli())
 	for i := 0; i < len(refs) && !wake; i++ {
 		s, err := p.stand(place{key.group, key.topic, refs[i].Queue})
 		wake = err == nil && max(s.next, s.low) < s.high
@@ -197,7 +210,7 @@ func (p *popper) ackedInOrder(key groupOfTopic, refs []pop.Ref) {
 // barred says whether a queue is held up by its next message, from an offset on: a pop would find nothing new there.
 func (r *popping) barred(queue int32, from int64) (bool, error) {
 	l := pop.Line{Queue: queue, ID: pop.LineOf(nil)}
-	if !InOrder(r.g, r.t) {
+	if !r.inOrder() {
 		return false, nil
 	}
 	if held, err := r.p.store.Pop.HasLine(r.g.ID, r.t.ID, l); err != nil || !held {
@@ -216,6 +229,5 @@ func (r *popping) barred(queue int32, from int64) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	group, _ := message.Property(message.PropertiesOf(buf.B[:ends[0]]), message.PropShardingKey)
-	return pop.LineOf(group) == l.ID, nil
+	return r.req.lineOf(queue, buf.B[:ends[0]]) == l, nil
 }

@@ -159,7 +159,7 @@ func (p *longPoll) begin() {
 func (p *longPoll) turn() {
 	for {
 		w := &p.waiter
-		w.topic, w.group, w.queue, w.filter = p.t.ID, p.g.ID, p.req.Queue, p.req.Filter
+		w.want(&p.popping)
 		if err := p.p.waiters.add(w); err != nil {
 			p.passOn(p.woken)
 			p.finish(false, err)

@@ -85,7 +85,7 @@ func (p *popper) take(r *popping) (res *PopResult, again bool, err error) {
 	t.rec.Group, t.rec.Topic, t.rec.PoppedAt = t.group, t.topic, t.now
 	t.rec.VisibleAt = t.now + invisibleMs(r.req.Invisible)
 	t.limit = attemptsFor(r.g, r.t)
-	t.ordered = InOrder(r.g, r.t)
+	t.ordered = r.inOrder()
 	t.rec.Ordered = t.ordered
 	t.choose(r)
 	if t.rec.Empty() && len(t.dead.letters) == 0 {

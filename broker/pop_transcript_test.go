@@ -116,7 +116,7 @@ func TestPopTranscripts(t *testing.T) {
 //
 //	topic NAME queues=N
 //	send TOPIC QUEUE [tag=T] [group=G] [size=N] BODY…     one batch
-//	pop GROUP TOPIC [n=32] [invisible=10s] [tags=a||b] [queue=N] [attempt=ID] [wait=5s as=NAME]
+//	pop GROUP TOPIC [n=32] [invisible=10s] [tags=a||b] [queue=N] [attempt=ID] [order=queue] [wait=5s as=NAME]
 //	join NAME                                   the answer of a pop that waited
 //	ack GROUP TOPIC HANDLE…, extend|giveback GROUP TOPIC HANDLE TIME
 //	advance TIME, crash, restart
@@ -220,6 +220,7 @@ func (s *transcript) sendWords(words []string, args map[string]string) string {
 func (s *transcript) pop(words []string, args map[string]string) string {
 	req := &PopRequest{
 		Group: words[0], Topic: words[1], Queue: -1, Max: 32, Invisible: 10 * time.Second, AttemptID: args["attempt"],
+		QueueOrder: args["order"] == "queue",
 	}
 	if v := args["n"]; v != "" {
 		req.Max = number(s.t, v)

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -14,6 +15,7 @@ import (
 type waiter struct {
 	topic, group kvindex.ID
 	queue        int32 // −1: any queue of the topic (pop)
+	byQueue      bool  // of pops: asks for the order of queues
 	pull         bool  // a pull waits at its own offset, so every arrival in its queue wakes it; of pops, as many as there are messages
 	filter       *filter.Expr
 	wake         func() // called at most once for each add, without locks held; must not block
@@ -32,11 +34,12 @@ type line struct {
 }
 
 type lineKey struct {
-	group  kvindex.ID
-	queue  int32
-	pull   bool
-	kind   string // of the filter
-	filter string
+	group   kvindex.ID
+	queue   int32
+	byQueue bool
+	pull    bool
+	kind    string // of the filter
+	filter  string
 }
 
 // waiters is indexed by topic and group, so that an arrival costs what it wakes and idle waiters cost memory only.
@@ -73,6 +76,11 @@ func newWaiters(max int) *waiters {
 }
 
 func (ws *waiters) shard(topic kvindex.ID) *waiterShard { return &ws.shards[topic%waiterShards] }
+
+// want fills in what a pop waits for.
+func (w *waiter) want(r *popping) {
+	w.topic, w.group, w.queue, w.byQueue, w.filter = r.t.ID, r.g.ID, r.req.Queue, r.req.QueueOrder, r.req.Filter
+}
 
 // len is how many wait.
 func (ws *waiters) len() int { return int(ws.n.Load()) }
@@ -116,7 +124,7 @@ func (t *topicWaiters) line(w *waiter) *line {
 		}
 		return l
 	}
-	key := lineKey{group: w.group, queue: w.queue, kind: w.filter.Type(), filter: w.filter.String()}
+	key := lineKey{group: w.group, queue: w.queue, byQueue: w.byQueue, kind: w.filter.Type(), filter: w.filter.String()}
 	for _, l := range t.groups[w.group] {
 		if l.lineKey == key {
 			return l
@@ -263,16 +271,20 @@ func (ws *waiters) ready(group, topic kvindex.ID, n int) {
 	}
 }
 
-// waiting says whether pops of the group wait for the topic.
-func (ws *waiters) waiting(group, topic kvindex.ID) bool {
+// waiting says whether pops of the group wait for the topic, and whether one of them asks for the order of queues.
+func (ws *waiters) waiting(group, topic kvindex.ID) (anyone, byQueue bool) {
 	if ws.n.Load() == 0 {
-		return false
+		return false, false
 	}
 	s := ws.shard(topic)
 	s.Lock()
 	defer s.Unlock()
 	t := s.topics[topic]
-	return t != nil && len(t.groups[group]) > 0
+	if t == nil {
+		return false, false
+	}
+	lines := t.groups[group]
+	return len(lines) > 0, slices.ContainsFunc(lines, func(l *line) bool { return l.byQueue })
 }
 
 // wakeFirstLocked takes the first n out of a line, to be woken.

@@ -94,6 +94,9 @@ func (h *heldPop) readPlace() (err error) {
 	if wait > 0 && !h.d.closing.Load() {
 		p.Wait = min(millis(wait), maxSuspend)
 	}
+	if p.QueueOrder, err = f.BoolOr("order", false); err != nil {
+		return err
+	}
 	p.Filter, err = h.filter()
 	return err
 }
@@ -214,7 +217,7 @@ func notification(d *Door, s *session, req *wire.Command) {
 	}
 	p := &h.pop
 	s.hold(&h.held, d.broker.NotifyAsync(&broker.NotifyRequest{
-		Group: p.Group, Topic: p.Topic, Queue: p.Queue, Wait: p.Wait, Filter: p.Filter,
+		Group: p.Group, Topic: p.Topic, Queue: p.Queue, Wait: p.Wait, Filter: p.Filter, QueueOrder: p.QueueOrder,
 	}, h.answerNotification))
 }
 

@@ -16,6 +16,7 @@ import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.stream.Collectors;
 import org.apache.rocketmq.client.ClientConfig;
 import org.apache.rocketmq.client.consumer.AckResult;
 import org.apache.rocketmq.client.consumer.AckStatus;
@@ -32,6 +33,7 @@ import org.apache.rocketmq.client.impl.mqclient.MQClientAPIExt;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.Message;
+import org.apache.rocketmq.common.message.MessageAccessor;
 import org.apache.rocketmq.common.message.MessageConst;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageRequestMode;
@@ -354,6 +356,48 @@ class PopTest {
         once.setPollTime(0);
         assertEquals(PopStatus.POLLING_NOT_FOUND, api.popMessageAsync(ADDRESS, broker, once, 5000).get().getPopStatus());
         assertEquals(0, api().getConsumeStats(ADDRESS, group, topic, 5000).computeTotalDiff());
+        api.shutdown();
+    }
+
+    static List<String> popInOrder(MQClientAPIExt api, String topic, String group, int most, int wait) throws Exception {
+        PopMessageRequestHeader h = pop(topic, group, most);
+        h.setOrder(true);
+        h.setPollTime(wait);
+        held.clear();
+        PopResult popped = api.popMessageAsync(ADDRESS, "cairn", h, 10_000).get();
+        if (popped.getPopStatus() == PopStatus.FOUND) {
+            held.addAll(popped.getMsgFoundList());
+        }
+        return held.stream().map(m -> body(m) + " " + m.getReconsumeTimes()).collect(Collectors.toList());
+    }
+
+    /** What popInOrder has got last. */
+    static final List<MessageExt> held = new ArrayList<>();
+
+    /** Of a group and topic that are not marked as ordered; no message goes before another of its queue. */
+    @Test
+    void popsInOrderHoldUpTheQueue() throws Exception {
+        String topic = RemotingTest.topic("pop-order", 1);
+        String group = group("pop-order-group");
+        MQClientAPIExt api = new MQClientAPIExt(new ClientConfig(), new NettyClientConfig(), new DoNothingClientRemotingProcessor(null), null);
+        api.start();
+        for (int i = 0; i < 5; i++) {
+            Message m = RemotingTest.message(topic, "", "", "m" + i);
+            MessageAccessor.putProperty(m, MessageConst.PROPERTY_SHARDING_KEY, "group" + i);
+            producer.send(m);
+        }
+        assertEquals(List.of("m0 0", "m1 0"), popInOrder(api, topic, group, 2, 5000));
+        MessageExt m0 = held.get(0), m1 = held.get(1);
+        assertEquals(List.of(), popInOrder(api, topic, group, 2, 0));
+        assertEquals(AckStatus.OK, api.ackMessageAsync(ADDRESS, ack(m0, group, m0.getProperty(MessageConst.PROPERTY_POP_CK)), 5000).get().getStatus());
+        assertEquals(List.of(), popInOrder(api, topic, group, 2, 0));
+        AckResult back = api.changeInvisibleTimeAsync(ADDRESS, "cairn", change(m1, group, m1.getProperty(MessageConst.PROPERTY_POP_CK), 0), 5000).get();
+        assertEquals(AckStatus.OK, back.getStatus());
+        assertEquals(List.of("m1 1"), popInOrder(api, topic, group, 1, 5000));
+        MessageExt again = held.get(0);
+        assertEquals(List.of(), popInOrder(api, topic, group, 32, 0));
+        assertEquals(AckStatus.OK, api.ackMessageAsync(ADDRESS, ack(again, group, again.getProperty(MessageConst.PROPERTY_POP_CK)), 5000).get().getStatus());
+        assertEquals(List.of("m2 0", "m3 0", "m4 0"), popInOrder(api, topic, group, 32, 5000));
         api.shutdown();
     }
 
