@@ -134,9 +134,8 @@ type Broker struct {
 	log     zerolog.Logger
 
 	due      *due
-	workers  *workers      // of pulls
-	lookers  *workers      // of pops of doors without goroutines
-	looks    chan struct{} // one in it for each pop that looks
+	workers  *workers // of pulls
+	lookers  *workers // of pops
 	waiters  *waiters
 	pulls    *pulls
 	pop      *popper
@@ -211,7 +210,7 @@ func (b *Broker) start() {
 	b.due = newDue(b.clock)
 	b.pop = newPopper(b.store, b.clock, b.due, b.waiters)
 	b.workers = newWorkers(max(2, runtime.GOMAXPROCS(0)), 16)
-	b.lookers, b.looks = newWorkers(lookers, 1), make(chan struct{}, lookers)
+	b.lookers = newWorkers(lookers, 1)
 	ctx, stop := context.WithCancel(context.Background())
 	b.stop = stop
 	b.upkeep.Go(func() { b.expireStore(ctx) })

@@ -11,10 +11,10 @@ import (
 	"github.com/cairnmq/cairn/store"
 )
 
-// Popping, in the order of reading: this file (the verb: look, wait, look again), pop_take.go (one look), pop_lease.go (who
+// Popping, in the order of reading: this file (the verb), pop_poll.go (look, wait, look again), pop_take.go (one look), pop_lease.go (who
 // chooses where), pop_alarm.go (waking up for what becomes visible), pop_order.go (groups that
-// are served in order) and pop_attempt.go (requests that come again), pop_ack.go, pop_counters.go; pop_poll.go (the same
-// without a goroutine that waits), pop_notify.go and pop_peek.go (asking without taking).
+// are served in order) and pop_attempt.go (requests that come again), pop_ack.go, pop_counters.go;
+// pop_notify.go and pop_peek.go (asking without taking).
 //
 // A message that was handed out is invisible to the group until its time has passed. Then it is handed out again, before
 // anything new, with one more attempt; or, when the group has had all the deliveries that it allows, the pop that meets it moves
@@ -91,22 +91,24 @@ func (p *popper) close() { close(p.closing) }
 // Refusals: CodeTopicNotFound, CodeGroupNotFound, CodeGroupIllegal, CodeNoPermission (topic not readable, group disabled),
 // CodeParameter, CodeBusy, CodeReadOnly, CodeClosing.
 func (b *Broker) Pop(ctx context.Context, req *PopRequest) (*PopResult, error) {
-	if err := b.gate.enter(); err != nil {
-		return nil, err
+	type answer struct {
+		res *PopResult
+		err error
 	}
-	defer b.gate.leave()
-	r := &popping{}
-	if err := r.init(ctx, b, req); err != nil {
-		return nil, err
+	over := make(chan answer, 1)
+	p := &longPoll{answer: func(res *PopResult, err error) { over <- answer{res, err} }}
+	cancel := b.startPoll(ctx, p, req)
+	select {
+	case a := <-over:
+		return a.res, a.err
+	case <-ctx.Done():
 	}
-	res, err := r.first()
-	if res == nil && err == nil && !r.over() {
-		res, err = r.wait()
+	cancel()
+	a := <-over
+	if a.err == nil && len(a.res.Ends) == 0 {
+		return nil, ctx.Err()
 	}
-	if res == nil && err == nil {
-		res = &PopResult{}
-	}
-	return res, err
+	return a.res, a.err
 }
 
 // popping is a Pop under way.
@@ -121,7 +123,6 @@ type popping struct {
 	asked    bool      // whether it repeats an earlier request
 	deadline time.Time // zero: does not wait
 	waiter   waiter
-	signal   chan struct{}
 }
 
 // init checks what the request itself says.
@@ -175,12 +176,6 @@ func (r *popping) check() (err error) {
 // look takes what there is. It goes on as long as it makes headway without finding anything and has time: a filter may pass
 // over more than one look looks at, and a reset may come in between.
 func (r *popping) look() (*PopResult, error) {
-	select {
-	case r.b.looks <- struct{}{}:
-	case <-r.ctx.Done():
-		return nil, r.ctx.Err()
-	}
-	defer func() { <-r.b.looks }()
 	for {
 		if err := r.check(); err != nil {
 			return nil, err
@@ -209,60 +204,6 @@ func (r *popping) look() (*PopResult, error) {
 			r.p.waiters.ready(r.g.ID, r.t.ID, 1)
 			return nil, nil
 		}
-	}
-}
-
-// wait looks again whenever it is woken, until there is something or the time is over.
-//
-// The order against lost wake-ups: be found by those who wake, then look once more, then wait. Whoever was woken owes it to
-// the group to wake the next one when it ends, because what it was woken for may still be there.
-func (r *popping) wait() (res *PopResult, err error) {
-	r.signal = make(chan struct{}, 1)
-	ring := func() {
-		select {
-		case r.signal <- struct{}{}:
-		default: // it has not seen the last one yet
-		}
-	}
-	r.waiter.wake = ring
-	forget := r.p.due.at(r.deadline, ring)
-	defer forget()
-	woken := false
-	for {
-		w := &r.waiter
-		w.want(r)
-		if err := r.p.waiters.add(w); err != nil {
-			r.passOn(woken)
-			return nil, err
-		}
-		res, err = r.look()
-		if res == nil && err == nil {
-			woken = false // what it was woken for is not there any more
-			if !r.over() {
-				r.p.alarms.arm(r.p.store.Pop, groupOfTopic{w.group, w.topic}, r.looked)
-				err = r.sleep()
-			}
-		}
-		woken = !r.p.waiters.remove(w) || woken
-		if res == nil && err == nil && woken && r.over() { // at the last moment
-			res, err = r.look()
-		}
-		if res != nil || err != nil || r.over() {
-			r.passOn(woken)
-			return res, err
-		}
-	}
-}
-
-// sleep waits for a signal.
-func (r *popping) sleep() error {
-	select {
-	case <-r.signal:
-		return nil
-	case <-r.ctx.Done():
-		return r.ctx.Err()
-	case <-r.p.closing:
-		return errClosing
 	}
 }
 

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"context"
 	"time"
 
 	"github.com/cairnmq/cairn/filter"
@@ -27,7 +28,7 @@ type NotifyRequest struct {
 // of Pop.
 func (b *Broker) NotifyAsync(req *NotifyRequest, done func(something bool, err error)) (cancel func()) {
 	// The least that a pop can ask for, so that one check serves both.
-	return b.startPoll(&longPoll{tell: done}, &PopRequest{
+	return b.startPoll(context.Background(), &longPoll{tell: done}, &PopRequest{
 		Group: req.Group, Topic: req.Topic, Queue: req.Queue, Max: 1, Invisible: time.Millisecond, Wait: req.Wait, Filter: req.Filter,
 		QueueOrder: req.QueueOrder,
 	})

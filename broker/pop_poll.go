@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// longPoll is a pop, or the question whether there is something to pop, that holds no goroutine while it waits. What Pop does on
-// the goroutine of its caller is done here in pieces, each on a goroutine of a pool:
+// longPoll is a pop, or the question whether there is something to pop, that holds no goroutine while it waits. It is done in pieces, each on
+// a goroutine of a pool, since the stack of a look is deep and that of who waits should not be:
 //
 //	begin ─▶ look ─┬───────────────────────────────────▶ answer
 //	               └─▶ turn: add waiter, look again ─┬─▶ answer
@@ -84,13 +84,12 @@ func (ps *longPolls) close() {
 // before PopAsync returns. req must not be changed until then. cancel, which may come at any time and more than once, ends
 // the wait: the answer is empty, and what was taken meanwhile is given back.
 func (b *Broker) PopAsync(req *PopRequest, done func(*PopResult, error)) (cancel func()) {
-	p := &longPoll{answer: done}
-	return b.startPoll(p, req)
+	return b.startPoll(context.Background(), &longPoll{answer: done}, req)
 }
 
-// startPoll begins a poll.
-func (b *Broker) startPoll(p *longPoll, req *PopRequest) (cancel func()) {
-	ctx, stop := context.WithCancel(context.Background())
+// startPoll begins a poll. When ctx ends it takes nothing more, but only cancel ends its wait.
+func (b *Broker) startPoll(ctx context.Context, p *longPoll, req *PopRequest) (cancel func()) {
+	ctx, stop := context.WithCancel(ctx)
 	p.cancel = stop
 	err := p.init(ctx, b, req)
 	if err == nil {
@@ -154,8 +153,10 @@ func (p *longPoll) begin() {
 	p.turn()
 }
 
-// turn is one round of waiting after the other, until it is held or over. Its order is that of popping.wait, for the same
-// reasons.
+// turn is one round of waiting after the other, until it is held or over.
+//
+// The order against lost wake-ups: be found by those who wake, then look once more, then wait. Whoever was woken owes it to
+// the group to wake the next one when it ends, because what it was woken for may still be there.
 func (p *longPoll) turn() {
 	for {
 		w := &p.waiter

@@ -138,7 +138,7 @@ func popFlags(f *pflag.FlagSet, p *bench.PopOptions, use string) {
 	if use == "wake" {
 		f.IntVar(&p.Polls, "polls", 1000, "pops that wait")
 		f.IntVar(&p.Topics, "topics", 0, "topics that they are spread over, a group for each; 0: as many as polls, at most 1000")
-		f.DurationVar(&p.Hold, "hold", 20*time.Second, "how long a pop waits before it ends and begins anew; over gRPC 5s to 20s")
+		f.DurationVar(&p.Hold, "hold", 20*time.Second, "how long a pop waits before it ends and begins anew; over gRPC 5s to 1m")
 		return
 	}
 	f.IntVar(&p.Groups, "groups", 1, "consumer groups; each takes an equal part of --messages")
@@ -148,7 +148,7 @@ func popFlags(f *pflag.FlagSet, p *bench.PopOptions, use string) {
 	f.Int64Var(&p.FailEvery, "fail-every", 0, "each so-manieth message is not acknowledged when it comes first; 0: none")
 	f.StringVar((*string)(&p.Filter), "filter", string(bench.FilterNone), "select by tag or sql; or none")
 	f.Int64Var(&p.PassEvery, "pass-every", 1000, "each so-manieth message passes the filter")
-	f.DurationVar(&p.Hold, "hold", 5*time.Second, "how long a pop may wait; over gRPC 5s to 20s")
+	f.DurationVar(&p.Hold, "hold", 5*time.Second, "how long a pop may wait; over gRPC 5s to 1m")
 }
 
 func printResult(w io.Writer, r bench.Result) {

@@ -195,7 +195,7 @@ func TestConsumerSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	sub := got.GetSubscription()
-	if sub.GetFifo() || sub.GetReceiveBatchSize() != 32 || sub.GetLongPollingTimeout().AsDuration() != 20*time.Second {
+	if sub.GetFifo() || sub.GetReceiveBatchSize() != 32 || sub.GetLongPollingTimeout().AsDuration() != 30*time.Second {
 		t.Errorf("subscription %v", sub)
 	}
 	if p := got.GetBackoffPolicy(); p.GetMaxAttempts() != 17 || len(p.GetCustomizedBackoff().GetNext()) != 18 ||

@@ -332,12 +332,12 @@ func TestPollingTime(t *testing.T) {
 	}{
 		"asked":                              {long(12 * time.Second), 60 * time.Second, &session{}, 12 * time.Second},
 		"asked too little":                   {long(time.Second), 60 * time.Second, &session{}, 5 * time.Second},
-		"asked too much":                     {long(time.Hour), 60 * time.Second, &session{}, 20 * time.Second},
+		"asked too much":                     {long(time.Hour), 90 * time.Second, &session{}, time.Minute},
 		"asked more than is left":            {long(15 * time.Second), 10 * time.Second, &session{}, 9500 * time.Millisecond},
 		"what is left, less half a request":  {nil, 13 * time.Second, &session{}, 11500 * time.Millisecond},
 		"less half a request that may take":  {nil, 13 * time.Second, slow, 10 * time.Second},
 		"little is left":                     {nil, 6 * time.Second, &session{}, 5 * time.Second},
-		"no deadline":                        {nil, 0, &session{}, 20 * time.Second},
+		"no deadline":                        {nil, 0, &session{}, time.Minute},
 		"no deadline, but asked":             {long(7 * time.Second), 0, &session{}, 7 * time.Second},
 		"just enough, but no margin for all": {long(5 * time.Second), 5200 * time.Millisecond, &session{}, 4700 * time.Millisecond},
 	} {

@@ -27,7 +27,7 @@ const (
 	producerLongestWait   = time.Second
 	producerMultiplier    = 2
 	receiveBatch          = 32
-	longPolling           = 20 * time.Second
+	longPolling           = 30 * time.Second // the clients' own default
 	liteQuota             = 2000
 	maxLiteTopic          = 64
 	defaultRequestTimeout = 3 * time.Second
