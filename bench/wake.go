@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +20,7 @@ const (
 	wakeTopics      = 1000        // at most, unless asked for more
 	refusedPause    = time.Second // a long one: they are many
 	settleAfterPoll = time.Second
+	driverMemory    = 4 << 30 // bytes; below that the driver collects no garbage while it measures
 )
 
 // Wake has many pops wait, and then sends Count messages, one after the other, each to one of the topics taken at random. It
@@ -95,6 +97,9 @@ func (w *waking) measure(ctx context.Context, res *Result, waiters, sending targ
 	if err != nil {
 		return err
 	}
+	// The driver has as many streams as the broker, and a message would wait for its collector, too.
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(driverMemory))
 	usage := startUsage(w.o.PID)
 	mctx, stopMeter := context.WithCancel(ctx)
 	defer stopMeter()
