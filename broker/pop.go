@@ -29,15 +29,16 @@ const (
 // PopRequest asks for messages that a group has not got yet, or whose invisible time has passed.
 type PopRequest struct {
 	Group, Topic string
-	Queue        int32         // −1: all readable queues of the topic
-	Max          int           // 1..32
-	Invisible    time.Duration // > 0; rounded up to whole milliseconds
-	Wait         time.Duration // long poll; 0 answers at once
-	Filter       *filter.Expr  // messages that do not match are passed over for good, for this group
-	AttemptID    string        // tells a repeated request of a group that is served in order
-	QueueOrder   bool          // in order of the queue, whatever group, topic and message groups say: order of POP_MESSAGE
-	FromMin      bool          // a group that is new in a queue begins with the first message there is
-	ShortNonce   bool          // the handles' nonce is less than 1<<31, for doors whose own handles have no room for more
+	Queue        int32           // −1: all readable queues of the topic
+	Max          int             // 1..32
+	Invisible    time.Duration   // > 0; rounded up to whole milliseconds
+	Wait         time.Duration   // long poll; 0 answers at once
+	Filter       *filter.Expr    // messages that do not match are passed over for good, for this group
+	AttemptID    string          // tells a repeated request of a group that is served in order
+	QueueOrder   bool            // in order of the queue, whatever group, topic and message groups say: order of POP_MESSAGE
+	FromMin      bool            // a group that is new in a queue begins with the first message there is
+	Until        <-chan struct{} // closed: nothing is waited for any more; nil: never. Pop only
+	ShortNonce   bool            // the handles' nonce is less than 1<<31, for doors whose own handles have no room for more
 }
 
 // PopResult: Buffer holds stored layouts (Ends: end of each), Handles and Attempts (1 for the first delivery) align with
@@ -102,10 +103,11 @@ func (b *Broker) Pop(ctx context.Context, req *PopRequest) (*PopResult, error) {
 	case a := <-over:
 		return a.res, a.err
 	case <-ctx.Done():
+	case <-req.Until:
 	}
 	cancel()
 	a := <-over
-	if a.err == nil && len(a.res.Ends) == 0 {
+	if a.err == nil && len(a.res.Ends) == 0 && ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
 	return a.res, a.err
@@ -116,6 +118,7 @@ type popping struct {
 	b        *Broker
 	p        *popper
 	ctx      context.Context
+	stopped  atomic.Bool // nobody waits for it any more
 	req      *PopRequest
 	g        *catalog.Group // of the last look
 	t        *catalog.Topic
@@ -146,6 +149,14 @@ func (r *popping) first() (*PopResult, error) {
 		}
 	}
 	return res, err
+}
+
+// ended is why nothing more is to be taken.
+func (r *popping) ended() error {
+	if r.stopped.Load() {
+		return context.Canceled
+	}
+	return r.ctx.Err()
 }
 
 // over says that there is no time left to wait.
@@ -198,8 +209,8 @@ func (r *popping) look() (*PopResult, error) {
 			return res, nil
 		case !again:
 			return nil, nil
-		case r.ctx.Err() != nil:
-			return nil, r.ctx.Err()
+		case r.ended() != nil:
+			return nil, r.ended()
 		case !r.deadline.IsZero() && r.over(): // what was passed over stays so; what is left is for the next one
 			r.p.waiters.ready(r.g.ID, r.t.ID, 1)
 			return nil, nil

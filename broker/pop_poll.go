@@ -21,7 +21,6 @@ type longPoll struct {
 	tell   func(bool, error)       // of the question
 	res    *PopResult              // of the last look
 	looks  bool                    // it has looked for the first time
-	cancel context.CancelFunc      // of popping.ctx
 	timer  deadline
 	woken  bool // a waiter of this turn or an earlier one was woken, and nobody was woken in its place
 
@@ -89,20 +88,17 @@ func (b *Broker) PopAsync(req *PopRequest, done func(*PopResult, error)) (cancel
 
 // startPoll begins a poll. When ctx ends it takes nothing more, but only cancel ends its wait.
 func (b *Broker) startPoll(ctx context.Context, p *longPoll, req *PopRequest) (cancel func()) {
-	ctx, stop := context.WithCancel(ctx)
-	p.cancel = stop
 	err := p.init(ctx, b, req)
 	if err == nil {
 		err = b.gate.enter()
 	}
 	if err != nil {
-		stop()
 		p.done(false, err)
-		return stop
+		return func() {}
 	}
 	if err := b.polls.add(p); err != nil {
 		p.finish(false, err)
-		return stop
+		return func() {}
 	}
 	b.lookers.run(p.begin)
 	return p.stop
@@ -110,7 +106,7 @@ func (b *Broker) startPoll(ctx context.Context, p *longPoll, req *PopRequest) (c
 
 // stop has the poll end. It may come at any time.
 func (p *longPoll) stop() {
-	p.cancel()
+	p.stopped.Store(true)
 	p.ring()
 }
 
@@ -174,7 +170,7 @@ func (p *longPoll) turn() {
 				if p.hold() {
 					return
 				}
-				err = p.stopped()
+				err = p.why()
 			}
 		}
 		if p.endTurn(found, err) {
@@ -208,7 +204,7 @@ func (p *longPoll) ring() {
 
 // resume goes on where turn has held.
 func (p *longPoll) resume() {
-	if !p.endTurn(false, p.stopped()) {
+	if !p.endTurn(false, p.why()) {
 		p.turn()
 	}
 }
@@ -227,13 +223,13 @@ func (p *longPoll) endTurn(found bool, err error) (over bool) {
 	return true
 }
 
-// stopped is why the poll has to end before its time.
-func (p *longPoll) stopped() error {
+// why says why the poll has to end before its time.
+func (p *longPoll) why() error {
 	select {
 	case <-p.p.closing:
 		return errClosing
 	default:
-		return p.ctx.Err()
+		return p.ended()
 	}
 }
 
@@ -241,10 +237,9 @@ func (p *longPoll) stopped() error {
 func (p *longPoll) finish(found bool, err error) {
 	p.timer.cancel()
 	p.b.polls.remove(p)
-	if p.ctx.Err() != nil && CodeOf(err) != CodeClosing {
+	if p.ended() != nil && CodeOf(err) != CodeClosing {
 		err = nil
 	}
-	p.cancel()
 	p.done(found, err)
 	p.b.gate.leave()
 }

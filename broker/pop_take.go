@@ -109,7 +109,7 @@ func (p *popper) take(r *popping) (res *PopResult, again bool, err error) {
 		}
 		return nil, t.rec.Items() > 0 || t.passed || buried > 0, nil
 	}
-	if err := r.ctx.Err(); err != nil {
+	if err := r.ended(); err != nil {
 		t.giveBack(mask)
 		return nil, false, err
 	}

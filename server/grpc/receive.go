@@ -62,12 +62,9 @@ func (d *Door) receive(ctx context.Context, req *pb.ReceiveMessageRequest, strea
 	if err != nil {
 		return err
 	}
-	waiting, cancel := d.untilClosing(ctx)
-	res, err := d.broker.Pop(waiting, pop)
-	cancel()
-	if err != nil && ctx.Err() == nil && d.closing.Err() != nil {
-		return refuse(pb.Code_MESSAGE_NOT_FOUND, "the broker is closing")
-	}
+	topic, renewed := req.GetMessageQueue().GetTopic(), req.GetAutoRenew()
+	req = nil // a hundred thousand may wait here
+	res, err := d.broker.Pop(ctx, pop)
 	if err != nil {
 		return err
 	}
@@ -79,12 +76,12 @@ func (d *Door) receive(ctx context.Context, req *pb.ReceiveMessageRequest, strea
 	d.answering.Add(size)
 	defer d.answering.Add(-size)
 	l := lease{group: pop.Group, topic: pop.Topic, until: res.PoppedAt + res.Invisible}
-	if req.GetAutoRenew() && !c.hold(res.Handles, l, res.PoppedAt) {
+	if renewed && !c.hold(res.Handles, l, res.PoppedAt) {
 		l.untouched = true
 		d.undo(l, res.Handles)
 		return refuse(pb.Code_MESSAGE_NOT_FOUND, "the client has terminated")
 	}
-	if err := d.answer(stream, req.GetMessageQueue().GetTopic(), res); err != nil || ctx.Err() != nil {
+	if err := d.answer(stream, topic, res); err != nil || ctx.Err() != nil {
 		// The client did not wait for all of it. It may have got some, and may even have begun to work on them.
 		for _, h := range res.Handles {
 			c.settle(h)
@@ -124,7 +121,7 @@ func (d *Door) popRequest(ctx context.Context, req *pb.ReceiveMessageRequest, c 
 	}
 	return &broker.PopRequest{
 		Group: group, Topic: topic, Queue: -1, Max: max(1, min(int(req.GetBatchSize()), maxBatch)),
-		Invisible: invisibleTime(req, g), Wait: wait, Filter: f, AttemptID: req.GetAttemptId(),
+		Invisible: invisibleTime(req, g), Wait: wait, Until: d.closing.Done(), Filter: f, AttemptID: req.GetAttemptId(),
 	}, nil
 }
 
