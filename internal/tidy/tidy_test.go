@@ -20,7 +20,7 @@ var floors = map[string]int{
 	"message": 0, "internal": 0,
 	"commitlog": 1, "kvindex": 1,
 	"pop": 2, "delay": 2, "txn": 2, "catalog": 2, "filter": 2, "tiered": 2, "replica": 2,
-	"store": 3, "auth": 3,
+	"store": 3, "auth": 3, "javastore": 3,
 	"broker": 4,
 	"server": 5,
 	"cmd":    6, "configs": 6, "bench": 6, "test": 7,
