@@ -43,6 +43,7 @@ type Subscription struct {
 	Version                           int64
 	Tags                              []string
 	Codes                             []int32
+	ClassFilter                       bool // Expression names a class of the client's, which does the filtering
 }
 
 // ConsumerInfo is what a consumer says of itself in a heartbeat.
@@ -62,6 +63,7 @@ type Clients struct {
 		sync.RWMutex
 		producers map[string]map[string]*member // group, client id
 		consumers map[string]*consumers         // group
+		producing map[string][]*member          // client id; the one that registered last is the last
 		byConn    map[any]map[*member]struct{}
 		count     int
 	}
@@ -87,6 +89,7 @@ func newClients(c clock.Clock, notifies func(group string) bool) *Clients {
 	t := &Clients{clock: c, notifies: notifies}
 	t.mu.producers = map[string]map[string]*member{}
 	t.mu.consumers = map[string]*consumers{}
+	t.mu.producing = map[string][]*member{}
 	t.mu.byConn = map[any]map[*member]struct{}{}
 	return t
 }
@@ -198,6 +201,9 @@ func (c *Clients) replaceLocked(old, m *member) *member {
 		c.forgetLocked(old)
 	}
 	c.mu.count++
+	if !m.consumer {
+		c.mu.producing[m.client.ID] = append(c.mu.producing[m.client.ID], m)
+	}
 	if conn := m.client.Conn; conn != nil {
 		of := c.mu.byConn[conn]
 		if of == nil {
@@ -209,9 +215,15 @@ func (c *Clients) replaceLocked(old, m *member) *member {
 	return m
 }
 
-// forgetLocked takes m out of the count and off its connection.
+// forgetLocked takes m out of the count, off its client id and off its connection.
 func (c *Clients) forgetLocked(m *member) {
 	c.mu.count--
+	if id := m.client.ID; !m.consumer {
+		c.mu.producing[id] = slices.DeleteFunc(c.mu.producing[id], func(o *member) bool { return o == m })
+		if len(c.mu.producing[id]) == 0 {
+			delete(c.mu.producing, id)
+		}
+	}
 	if conn := m.client.Conn; conn != nil {
 		delete(c.mu.byConn[conn], m)
 		if len(c.mu.byConn[conn]) == 0 {
@@ -343,6 +355,17 @@ func (c *Clients) Producers(group string) []*Client {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return clientsOf(c.mu.producers[group])
+}
+
+// Producer finds the client with this id that produces in any group, the one heard of last; ok is false when there is none.
+func (c *Clients) Producer(id string) (cl *Client, ok bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	of := c.mu.producing[id]
+	if len(of) == 0 {
+		return nil, false
+	}
+	return of[len(of)-1].client, true
 }
 
 // checkable lists the producers of a group who can be asked for the end of a transaction, in the order of their ids.

@@ -27,6 +27,12 @@ const (
 	PermRead    = 4
 )
 
+// Bits of Topic.SysFlag, by which tools list topics where a deployment is divided into units.
+const (
+	TopicOfUnit     = 1 // its messages belong to a unit
+	TopicHasUnitSub = 2 // a consumer of a unit subscribes to it
+)
+
 // Errors of lookups.
 var (
 	ErrTopicNotFound = errors.New("topic not found")

@@ -33,12 +33,6 @@ const (
 	brokerMemberGroup      = 901
 )
 
-// Topic flags that the unit topic lists ask for.
-const (
-	flagUnit    = 1
-	flagUnitSub = 2
-)
-
 const (
 	orderTopicConfig = "ORDER_TOPIC_CONFIG"
 	expireEvery      = 5 * time.Second
@@ -97,9 +91,9 @@ func init() {
 		wire.GetAllTopicList:         {"GET_ALL_TOPIC_LIST_FROM_NAMESERVER", (*Door).topicList},
 		wire.GetTopicsByCluster:      {"GET_TOPICS_BY_CLUSTER", (*Door).topicsByCluster},
 		systemTopics:                 {"GET_SYSTEM_TOPIC_LIST_FROM_NS", (*Door).systemTopics},
-		unitTopics:                   {"GET_UNIT_TOPIC_LIST", unitList(func(f int32) bool { return f&flagUnit != 0 })},
-		unitSubTopics:                {"GET_HAS_UNIT_SUB_TOPIC_LIST", unitList(func(f int32) bool { return f&flagUnitSub != 0 })},
-		unitSubNotUnitTopics:         {"GET_HAS_UNIT_SUB_UNUNIT_TOPIC_LIST", unitList(func(f int32) bool { return f&flagUnitSub != 0 && f&flagUnit == 0 })},
+		unitTopics:                   {"GET_UNIT_TOPIC_LIST", unitList(func(f int32) bool { return f&catalog.TopicOfUnit != 0 })},
+		unitSubTopics:                {"GET_HAS_UNIT_SUB_TOPIC_LIST", unitList(func(f int32) bool { return f&catalog.TopicHasUnitSub != 0 })},
+		unitSubNotUnitTopics:         {"GET_HAS_UNIT_SUB_UNUNIT_TOPIC_LIST", unitList(func(f int32) bool { return f&catalog.TopicHasUnitSub != 0 && f&catalog.TopicOfUnit == 0 })},
 		wire.PutKVConfig:             {"PUT_KV_CONFIG", (*Door).putKV},
 		wire.GetKVConfig:             {"GET_KV_CONFIG", (*Door).getKV},
 		wire.DeleteKVConfig:          {"DELETE_KV_CONFIG", (*Door).deleteKV},

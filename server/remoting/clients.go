@@ -38,6 +38,7 @@ type consumerData struct {
 	ConsumeType      string             `json:"consumeType"`
 	MessageModel     string             `json:"messageModel"`
 	ConsumeFromWhere string             `json:"consumeFromWhere"`
+	Unit             bool               `json:"unitMode"`
 	Subscriptions    []subscriptionData `json:"subscriptionDataSet"`
 }
 
@@ -49,11 +50,13 @@ type subscriptionData struct {
 	Version        int64             `json:"subVersion"`
 	Tags           []string          `json:"tagsSet"`
 	Codes          []json.RawMessage `json:"codeSet"`
+	ClassFilter    bool              `json:"classFilterMode"`
 }
 
 func (s *subscriptionData) subscription() broker.Subscription {
 	sub := broker.Subscription{
 		Topic: s.Topic, Expression: s.Expression, ExpressionType: s.ExpressionType, Version: s.Version, Tags: s.Tags,
+		ClassFilter: s.ClassFilter,
 	}
 	for _, raw := range s.Codes {
 		if n, err := strconv.ParseInt(strings.Trim(string(raw), `"`), 10, 32); err == nil {
@@ -89,23 +92,32 @@ func heartbeat(d *Door, s *session, req *wire.Command) {
 		return
 	}
 	d.background(s, req, func(ctx context.Context) {
-		for _, group := range missing {
+		for _, c := range missing {
 			// A group that may not be made is registered all the same; its pulls say that there is no such group.
-			if _, err := d.broker.EnsureGroup(ctx, group); err != nil && broker.CodeOf(err) == broker.CodeInternal {
-				d.log.Warn().Err(err).Str("group", group).Msg("cannot make a consumer group on demand")
+			if err := d.makeGroup(ctx, c); err != nil && broker.CodeOf(err) == broker.CodeInternal {
+				d.log.Warn().Err(err).Str("group", c.Group).Msg("cannot make a consumer group on demand")
 			}
 		}
 		d.register(s, req, &h)
 	})
 }
 
-func (d *Door) missingGroups(h *heartbeatData) (missing []string) {
+// missingGroups are those that are not there, or are not marked as a unit's though their consumer is one.
+func (d *Door) missingGroups(h *heartbeatData) (missing []*consumerData) {
 	for i := range h.Consumers {
-		if _, err := d.broker.Group(h.Consumers[i].Group); err != nil {
-			missing = append(missing, h.Consumers[i].Group)
+		c := &h.Consumers[i]
+		if _, err := d.broker.Group(c.Group); err != nil || c.Unit && !d.broker.InUnit(c.Group) {
+			missing = append(missing, c)
 		}
 	}
 	return missing
+}
+
+func (d *Door) makeGroup(ctx context.Context, c *consumerData) error {
+	if _, err := d.broker.EnsureGroup(ctx, c.Group); err != nil || !c.Unit {
+		return err
+	}
+	return d.broker.MarkInUnit(ctx, c.Group)
 }
 
 // register enters the clients of a heartbeat and answers it.

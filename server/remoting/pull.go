@@ -111,6 +111,9 @@ func (h *heldPull) filter(inHeader bool) (*filter.Expr, error) {
 	if err := h.mayBroadcast(); err != nil {
 		return nil, err
 	}
+	if sub.ClassFilter { // there are no filter servers: the client gets everything
+		return h.parse(expression{text: "*"})
+	}
 	if version <= sub.Version {
 		return h.parse(expression{sub.ExpressionType, sub.Expression})
 	}
