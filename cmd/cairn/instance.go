@@ -19,6 +19,7 @@ import (
 	"github.com/cairnmq/cairn/broker"
 	"github.com/cairnmq/cairn/configs"
 	"github.com/cairnmq/cairn/internal/clock"
+	"github.com/cairnmq/cairn/internal/telemetry"
 	"github.com/cairnmq/cairn/internal/wire"
 	doorgrpc "github.com/cairnmq/cairn/server/grpc"
 	doorhttp "github.com/cairnmq/cairn/server/http"
@@ -31,6 +32,7 @@ import (
 type instance struct {
 	broker    *broker.Broker
 	registrar *nameserver.Registrar
+	push      *telemetry.Pusher // nil: nobody is pushed metrics to
 	doors     []door
 	failed    chan error // a door that ended by itself
 	addrs     addresses
@@ -110,6 +112,14 @@ func start(ctx context.Context, cfg configs.Config, log zerolog.Logger) (_ *inst
 	})
 	if err != nil {
 		return nil, err
+	}
+	if cfg.OTLPEndpoint != "" {
+		in.push, err = telemetry.Start(telemetry.Options{
+			Endpoint: cfg.OTLPEndpoint, Interval: cfg.OTLPInterval, Gatherer: registry, Instance: cfg.Name, Logger: log,
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
 	wireOptions := wire.Options{TLS: tlsConfig, Logger: log}
 	if ln := listeners["remoting"]; ln != nil {
@@ -200,6 +210,11 @@ func (in *instance) close() error {
 	}
 	in.stop()
 	in.wg.Wait()
+	if in.push != nil {
+		if err := in.push.Close(ctx); err != nil {
+			errs = append(errs, err)
+		}
+	}
 	if in.broker != nil {
 		if err := in.broker.Close(); err != nil {
 			errs = append(errs, fmt.Errorf("close the broker: %w", err))
