@@ -209,6 +209,7 @@ func Open(ctx context.Context, storeOpts store.Options, opts Options) (*Broker, 
 // start begins what runs beside the verbs.
 func (b *Broker) start() {
 	b.due = newDue(b.clock)
+	b.clients.later = func(t time.Time, f func()) { b.due.at(t, f) }
 	b.pop = newPopper(b.store, b.clock, b.due, b.waiters)
 	b.workers = newWorkers(max(2, runtime.GOMAXPROCS(0)), 16)
 	b.lookers, b.looks = newWorkers(lookers, 1), make(chan struct{}, lookers)

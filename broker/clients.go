@@ -58,6 +58,8 @@ type Clients struct {
 	clock clock.Clock
 	// notifies tells whether the members of a group want to hear of each other's coming and going.
 	notifies func(group string) bool
+	// later has f called at t, from a goroutine that must not be held up. Without it all are told at once.
+	later func(t time.Time, f func())
 
 	mu struct {
 		sync.RWMutex
@@ -83,6 +85,8 @@ type consumers struct {
 	members map[string]*member
 	info    ConsumerInfo            // of the newest heartbeat, without its subscriptions
 	subs    map[string]Subscription // by topic: the newest that any member has
+	quiet   time.Time               // until then they are not told of changes
+	untold  bool                    // but will be at its end
 }
 
 func newClients(c clock.Clock, notifies func(group string) bool) *Clients {
@@ -183,15 +187,6 @@ func (g *consumers) others(id string) []*Client {
 		}
 	}
 	return out
-}
-
-func (c *Clients) tell(group string, clients []*Client) {
-	if len(clients) == 0 || !c.notifies(group) {
-		return
-	}
-	for _, cl := range clients {
-		cl.Notify(group)
-	}
 }
 
 // replaceLocked puts m into the books in the place of old, which may be nil.
