@@ -103,7 +103,11 @@ func (im *importer) flights(groups map[string]kvindex.ID) ([]flight, error) {
 			continue
 		}
 		at.topic = a.topic
-		flights = append(flights, flight{group: a.group, at: at, offset: offset, poppedAt: a.visibleAt, visibleAt: a.visibleAt})
+		visible := a.visibleAt
+		if visible == 0 {
+			visible = im.now
+		}
+		flights = append(flights, flight{group: a.group, at: at, offset: offset, poppedAt: visible, visibleAt: visible})
 	}
 	if lost > 0 {
 		im.plan.warn("%d messages that groups were to get again are not in the commitlog any more", lost)

@@ -68,19 +68,6 @@ func sourceOf(p *plan) string {
 	return fmt.Sprintf("%d-%d at %d", p.folder.Log.First(), p.end, p.first)
 }
 
-// Unfinished says whether the store is an import that has not ended.
-func Unfinished(c *catalog.Catalog) (bool, error) {
-	text, ok, err := c.KV(stateNamespace, stateKey)
-	if err != nil || !ok {
-		return false, err
-	}
-	var s state
-	if err := json.Unmarshal([]byte(text), &s); err != nil {
-		return false, fmt.Errorf("state of an import: %w", err)
-	}
-	return s.Stage != StageDone, nil
-}
-
 // importer is an import under way.
 type importer struct {
 	opts   Options

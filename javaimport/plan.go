@@ -84,6 +84,8 @@ type plan struct {
 	dispatched int64
 
 	first   int64 // ms, store time of the first message
+	latest  int64 // ms, of those read so far
+	early   int   // messages that were stored at a time before that of the one before them
 	end     int64 // position behind the last message
 	pending []wait
 	report  Report
@@ -257,6 +259,10 @@ func (p *plan) see(m *javastore.Message) error {
 			return nil
 		}
 		p.report.Messages++
+		if m.StoreTimestamp < p.latest {
+			p.early++
+		}
+		p.latest = max(p.latest, m.StoreTimestamp)
 		if len(p.waits) > 0 {
 			if id, ok := message.Property(m.Properties, message.PropUniqueKey); ok {
 				delete(p.waits, idOf(m.Topic, id)) // this is what waited
@@ -382,6 +388,9 @@ func (p *plan) settle() error {
 	slices.SortFunc(p.pending, func(a, b wait) int { return int(min(max(a.position-b.position, -1), 1)) })
 	if p.folder.Lite > 0 {
 		p.warn("%d offsets of lite topics were left behind: lite topics come with a later release", p.folder.Lite)
+	}
+	if p.early > 0 {
+		p.warn("%d messages were stored while the Java broker's clock was set back: they have the time of the message before them", p.early)
 	}
 	if p.folder.PopInRocks {
 		p.warn("kvStore/ was not read: what groups had popped and not acknowledged when the broker stopped does not come again")

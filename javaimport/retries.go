@@ -23,7 +23,7 @@ type retries struct {
 type again struct {
 	retryOf
 	id        string
-	visibleAt int64 // ms
+	visibleAt int64 // ms; 0: now
 }
 
 // newRetries finds the retry topics of POP among a store's topics. They are %RETRY%group_topic, or %RETRY%group+topic since 5.2.
