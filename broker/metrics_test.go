@@ -50,7 +50,7 @@ func TestMetrics(t *testing.T) {
 		`rocketmq_producer_connections language=JAVA protocol_type=remoting version=5`:                                                           1,
 		`rocketmq_consumer_connections consume_mode=CONSUME_PASSIVELY consumer_group=g is_system=false language=GO protocol_type=grpc version=6`: 1,
 		`rocketmq_consumer_group_number`: 1,
-		`rocketmq_topic_number`:          14,
+		`rocketmq_topic_number`:          15,
 		`rocketmq_messages_in_total is_system=false message_type=delay topic=later`:     3,
 		`rocketmq_timing_messages topic=later`:                                          2,
 		`cairn_timer_lateness_ms`:                                                       1,
