@@ -30,6 +30,9 @@ type Client struct {
 	Protocol string
 	// Notify tells a consumer that the members of its group changed; must not block. May be nil.
 	Notify func(group string)
+	// Left tells the door that a consumer is no member of its group any more, since nothing was heard of it for too long or its
+	// connection was closed; must not block. May be nil.
+	Left func(group string)
 	// Check asks a producer for the end of a transaction; it must not block, and is false when the producer cannot be asked
 	// (it has gone, or does not read what it is sent). May be nil: it cannot be asked.
 	Check func(*TransactionCheck) bool
@@ -76,6 +79,7 @@ type member struct {
 	client   *Client
 	group    string
 	consumer bool
+	model    string // a consumer's message model
 	seen     time.Time
 	subs     map[string]Subscription // by topic
 }
@@ -117,7 +121,7 @@ func (c *Clients) RegisterProducer(group string, cl *Client) {
 // RegisterConsumer notes a consumer's heartbeat. changed is true when the consumer is new in its group or its topics are
 // others than before; the other members are told.
 func (c *Clients) RegisterConsumer(group string, cl *Client, info ConsumerInfo) (changed bool) {
-	m := &member{client: cl, group: group, consumer: true, subs: make(map[string]Subscription, len(info.Subscriptions))}
+	m := &member{client: cl, group: group, consumer: true, model: info.MessageModel, subs: make(map[string]Subscription, len(info.Subscriptions))}
 	for _, s := range info.Subscriptions {
 		m.subs[s.Topic] = s
 	}
@@ -305,14 +309,21 @@ func (c *Clients) expire() {
 // remove takes out the members that which chooses under the lock; then the groups that lost one are told, once each.
 func (c *Clients) remove(which func() []*member) {
 	tell := map[string][]*Client{}
+	var left []*member
 	c.mu.Lock()
 	for _, m := range which() {
 		others := c.removeLocked(m)
 		if m.consumer {
 			tell[m.group] = others // of the last removal: nobody who went himself is in it
+			left = append(left, m)
 		}
 	}
 	c.mu.Unlock()
+	for _, m := range left {
+		if m.client.Left != nil {
+			m.client.Left(m.group)
+		}
+	}
 	for group, others := range tell {
 		c.tell(group, others)
 	}
@@ -327,6 +338,19 @@ func (c *Clients) ConsumerIDs(group string) []string {
 		return nil
 	}
 	return slices.Sorted(maps.Keys(g.members))
+}
+
+// ConsumersAt lists the client ids that a connection has in a group, in order, and their message model.
+func (c *Clients) ConsumersAt(conn any, group string) (ids []string, model string) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for m := range c.mu.byConn[conn] {
+		if m.consumer && m.group == group {
+			ids, model = append(ids, m.client.ID), m.model
+		}
+	}
+	slices.Sort(ids)
+	return ids, model
 }
 
 // Consumers answers who is in a group, in the order of their ids, and what the group subscribes to; ok is false when there

@@ -117,6 +117,7 @@ func (b *Broker) PutGroup(ctx context.Context, g catalog.Group, attributes strin
 		return refuse(CodeParameter, "group %s: %d retries", g.Name, g.RetryMaxTimes)
 	}
 	doing := "put group " + g.Name
+	switched := false
 	err := b.change(ctx, groupKey(g.Name), doing, func() ([]record.Record, error) {
 		old, err := b.catalog.Group(g.Name)
 		g.Attributes = nil
@@ -129,12 +130,27 @@ func (b *Broker) PutGroup(ctx context.Context, g catalog.Group, attributes strin
 		if g.Attributes, err = catalog.ApplyGroupAttributes(g.Attributes, attributes, old == nil); err != nil {
 			return nil, err
 		}
-		return b.groupRecords(g), nil
+		if g.VirtualQueues() && g.ConsumeMessageOrderly {
+			return nil, refuse(CodeParameter, "group %s: who consumes in order cannot have virtual queues", g.Name)
+		}
+		records := b.groupRecords(g)
+		if old == nil || old.VirtualQueues() == g.VirtualQueues() {
+			return records, nil
+		}
+		switched = true
+		more, err := b.switchRecords(ctx, old)
+		return append(records, more...), err
 	})
-	if err == nil {
-		b.redriver.note(&g)
+	if err != nil {
+		return err
 	}
-	return err
+	b.redriver.note(&g)
+	if switched {
+		if now, err := b.group(g.Name); err == nil {
+			b.virtualSwitched(now)
+		}
+	}
+	return nil
 }
 
 // DeleteGroup deletes a group; its offsets go with it when cleanOffsets is set. CodeGroupNotFound.

@@ -113,6 +113,9 @@ func (g *Group) AutoRedrive() AutoRedrive {
 	return AutoRedrive{After: after, Most: int32(most)}
 }
 
+// VirtualQueues says whether what the group's Remoting consumers pull is popped for them (AttrVirtualQueues).
+func (g *Group) VirtualQueues() bool { return g.Attributes[AttrVirtualQueues] == "true" }
+
 // Kinds of RetryPolicy.
 const (
 	RetryCustomized  = "CUSTOMIZED"

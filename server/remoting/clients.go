@@ -125,7 +125,7 @@ func (d *Door) register(s *session, req *wire.Command, h *heartbeatData) {
 	clients := d.broker.Clients()
 	cl := &broker.Client{
 		ID: h.ClientID, Address: s.conn.Remote(), Language: req.Language.String(), Version: int32(req.Version), Protocol: "remoting",
-		Conn: s.conn, Notify: func(group string) { d.notifyIDsChanged(s, group) },
+		Conn: s.conn, Notify: func(group string) { d.notifyIDsChanged(s, group) }, Left: s.closeVirtual,
 	}
 	if len(h.Producers) > 0 {
 		cl.Check = func(c *broker.TransactionCheck) bool { return d.checkTransaction(s, c) }
@@ -190,18 +190,25 @@ func unregisterClient(_ context.Context, d *Door, s *session, req, _ *wire.Comma
 	}
 	if g := req.Fields.Text("consumerGroup"); g != "" {
 		s.forget(consumerKey{id, g})
-		d.broker.Clients().UnregisterConsumer(g, id)
+		clients := d.broker.Clients()
+		clients.UnregisterConsumer(g, id)
+		if ids, _ := clients.ConsumersAt(s.conn, g); len(ids) == 0 {
+			s.closeVirtual(g)
+		}
 	}
 	return nil
 }
 
-// consumerList serves code 38.
-func consumerList(_ context.Context, d *Door, _ *session, req, resp *wire.Command) (err error) {
+// consumerList serves code 38. Of a group with virtual queues each consumer is told only of itself, so that it takes all queues.
+func consumerList(_ context.Context, d *Door, s *session, req, resp *wire.Command) (err error) {
 	group, err := req.Fields.Need("consumerGroup")
 	if err != nil {
 		return err
 	}
 	ids := d.broker.Clients().ConsumerIDs(group)
+	if g, err := d.broker.Group(group); err == nil && g.VirtualQueues() {
+		ids, _ = d.broker.Clients().ConsumersAt(s.conn, group)
+	}
 	if len(ids) == 0 {
 		return refuse(wire.SystemError, "no consumer for this group, %s", group)
 	}
