@@ -196,7 +196,8 @@ func (a *asked) runningInfo(ctx context.Context, group string, stack bool) (info
 	cmd.Fields.Add("consumerGroup", group)
 	cmd.Fields.Add("clientId", a.client.ID)
 	cmd.Fields.Add("jstackEnable", strconv.FormatBool(stack))
-	return info, a.invoke(ctx, cmd, &info)
+	err = a.invoke(ctx, cmd, &info)
+	return info, err
 }
 
 // printThreadStackTrace has a consumer tell what its threads do: over its telemetry stream, or a Remoting client by request 307.
@@ -245,17 +246,16 @@ func (d *Door) verifyMessage(ctx context.Context, req *adminpb.VerifyMessageRequ
 		return err
 	}
 	buf := store.NewBuffer()
+	defer buf.Release()
 	layout, err := d.messageByID(t.Name, req.GetMessageId(), 0, forever, buf)
 	if err == nil && len(layout) == 0 {
 		err = refuse(pb.Code_MESSAGE_NOT_FOUND, "no message %s of topic %s", req.GetMessageId(), t.Name)
 	}
 	if err != nil {
-		buf.Release()
 		return err
 	}
 	m, n, err := message.Decode(layout)
 	if err != nil {
-		buf.Release()
 		return err
 	}
 	return d.withConsumer(ctx, group, req.GetClientId(), func(ctx context.Context, a asked) error {
