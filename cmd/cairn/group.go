@@ -30,7 +30,7 @@ func newGroup() *cobra.Command {
 		RunE: t.run(func(args []string) error { return t.createGroup(args[0], retries, orderly, attributes) })}
 	create.Flags().Int32Var(&retries, "retries", 16, "deliveries after the first before a message is a dead letter")
 	create.Flags().BoolVar(&orderly, "orderly", false, "messages of a group or queue come in order")
-	create.Flags().StringVar(&attributes, "attributes", "", "attributes to set and remove: +KEY=VALUE,-KEY; with +dlq.redrive.after=1h,+dlq.redrive.max=3\ndead letters go back by themselves an hour later, three times")
+	create.Flags().StringVar(&attributes, "attributes", "", "attributes to set and remove: +KEY=VALUE,-KEY; with +dlq.redrive.after=1h,+dlq.redrive.max=3\ndead letters go back by themselves an hour later, three times; with +queues.virtual=true\nall consumers that pull get work, also when they are more than the queues of the topic")
 	var to string
 	reset := &cobra.Command{Use: "reset GROUP TOPIC", Short: "Move a group to another place in a topic", Args: cobra.ExactArgs(2),
 		Long: "Moves a group in all queues of a topic: to the first message at or after a time, or to the earliest or latest one.\nIt takes effect at once, also for consumers that are connected.",
