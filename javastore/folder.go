@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/cairnmq/cairn/catalog"
 )
@@ -78,7 +79,8 @@ func OpenFolder(dir string) (*Folder, error) {
 	return f, err
 }
 
-// readGroups reads groups and their offsets. A broker with lite topics has the offsets in LiteOffsetsFile.
+// readGroups reads groups and their offsets. A broker with lite topics has the offsets in LiteOffsetsFile, and one that was switched
+// has both: the newer one counts.
 func (f *Folder) readGroups(config string) error {
 	data, err := readConfig(config, GroupsFile)
 	if err != nil {
@@ -89,21 +91,27 @@ func (f *Folder) readGroups(config string) error {
 			return err
 		}
 	}
-	for _, name := range []string{LiteOffsetsFile, OffsetsFile} {
-		data, err := readConfig(config, name)
-		if err != nil {
-			return err
-		}
-		if data == nil {
-			continue
-		}
-		if f.Offsets, err = ParseOffsets(data); err != nil {
-			return err
-		}
-		f.Lite, err = LiteOffsets(data)
+	name := OffsetsFile
+	if changed(config, LiteOffsetsFile).After(changed(config, OffsetsFile)) {
+		name = LiteOffsetsFile
+	}
+	if data, err = readConfig(config, name); err != nil || data == nil {
 		return err
 	}
-	return nil
+	if f.Offsets, err = ParseOffsets(data); err != nil {
+		return err
+	}
+	f.Lite, err = LiteOffsets(data)
+	return err
+}
+
+// changed is when a file of config/ was written last; long ago when it is not there.
+func changed(config, name string) time.Time {
+	info, err := os.Stat(filepath.Join(config, name))
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
 }
 
 // Queue looks at the consume queue of a queue; known is false when the store has no consume queues in files.

@@ -21,6 +21,7 @@ run() { # TEST NAME-SERVER BROKER
 echo "-- a Java broker gets $count messages"
 FRESH=1 PROXY=${PROXY:-none} HEAP=${HEAP:-1g} STORE=$work/store EXTRA="mappedFileSizeCommitLog=${FILE_SIZE:-67108864}" bash "$reference/up.sh" file
 run TestImportFill "$NAMESRV" "${BROKER:-127.0.0.1:10911}"
+"$bin" import "$work/store" --data "$work/none" 2>&1 | grep -q 'still runs' || { echo "a store in use was not refused"; exit 1; }
 bash "$reference/down.sh" ${DOWN:-}
 
 echo "-- import, killed twice"
