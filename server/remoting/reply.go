@@ -20,9 +20,10 @@ func init() {
 const (
 	// pushTimeout is how long a requester may take to answer that it has the reply.
 	pushTimeout = 10 * time.Second
-	// maxReplies bounds the replies under way. A requester answers within a round trip, so more are waiting for those that
-	// have stopped reading.
+	// maxReplies bounds the replies under way, maxPushes those to one requester. It answers within a round trip, so more
+	// wait for one that has stopped reading, which must not keep others from theirs.
 	maxReplies = 1024
+	maxPushes  = 256
 )
 
 // sendReply serves codes 324 and 325: the answer to a request that was sent as an ordinary message. It is pushed to the client
@@ -92,22 +93,34 @@ func (d *Door) push(ctx context.Context, op *sendOp) (remark string) {
 	if conn == nil {
 		return "push reply message fail, channel of <" + id + "> not found."
 	}
+	if err := d.invokePush(ctx, conn, op); err != nil {
+		d.log.Debug().Err(err).Str("client", id).Stringer("peer", conn.Remote()).Msg("a requester did not take its reply")
+		return "push reply message to " + id + "fail."
+	}
+	return ""
+}
+
+var errManyPushes = errors.New("too many replies wait for this client")
+
+func (d *Door) invokePush(ctx context.Context, conn *wire.Conn, op *sendOp) error {
+	pushes := &conn.Attachment().(*session).pushes
+	defer pushes.Add(-1)
+	if pushes.Add(1) > maxPushes {
+		return errManyPushes
+	}
 	ctx, cancel := context.WithTimeout(ctx, pushTimeout)
 	defer cancel()
 	cmd := d.pushOf(op)
 	answer, err := conn.Invoke(ctx, cmd)
 	cmd.Release()
-	if err == nil {
-		if answer.Code != wire.Success {
-			err = errors.New(answer.Remark)
-		}
-		answer.Release()
-	}
 	if err != nil {
-		d.log.Debug().Err(err).Str("client", id).Stringer("peer", conn.Remote()).Msg("a requester did not take its reply")
-		return "push reply message to " + id + "fail."
+		return err
 	}
-	return ""
+	defer answer.Release()
+	if answer.Code != wire.Success {
+		return errors.New(answer.Remark)
+	}
+	return nil
 }
 
 // pushOf makes the request with which the reply goes to its requester (326): the fields of the reply by their long names, and

@@ -39,7 +39,7 @@ func replyRequest(code int, client string) *wire.Command {
 // requester produces with this client id and answers what is pushed to it with a code, or with nothing when that is negative.
 func requester(t *testing.T, r *rig, id string, code int) (c *wire.Client, pushed chan map[string]string) {
 	t.Helper()
-	pushed = make(chan map[string]string, 4)
+	pushed = make(chan map[string]string, maxPushes)
 	c = r.dial(wire.ClientOptions{Serve: func(conn *wire.Conn, cmd *wire.Command) {
 		got := map[string]string{"": string(cmd.Body), "code": strconv.Itoa(cmd.Code)}
 		for _, f := range cmd.Fields {
@@ -163,6 +163,45 @@ func TestRequesterInSeveralGroups(t *testing.T) {
 		}
 		if resp := invoke(t, replier, replyRequest(wire.SendReplyMessageV2, "asks")); resp.Code != step.code {
 			t.Errorf("after leaving %s: %d %s", step.leave, resp.Code, resp.Remark)
+		}
+	}
+}
+
+// One requester that takes nothing does not keep others from their replies.
+func TestRequesterThatHangs(t *testing.T) {
+	r := newRig(t, commitlog.ModeOS, Options{}, nil)
+	hangs, pushed := requester(t, r, "hangs", -1)
+	requester(t, r, "takes", wire.Success)
+	replier := r.dial(wire.ClientOptions{})
+	refused := make(chan string, maxPushes)
+	for range maxPushes {
+		err := replier.InvokeAsync(replyRequest(wire.SendReplyMessageV2, "hangs"), func(resp *wire.Command, err error) {
+			if err != nil {
+				refused <- err.Error()
+				return
+			}
+			refused <- resp.Remark
+			resp.Release()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range maxPushes {
+		<-pushed
+	}
+	for client, code := range map[string]int{"hangs": wire.SystemError, "takes": wire.Success} {
+		if resp := invoke(t, replier, replyRequest(wire.SendReplyMessageV2, client)); resp.Code != code {
+			t.Errorf("%s: %d %s", client, resp.Code, resp.Remark)
+		}
+	}
+	if len(pushed) != 0 || len(refused) != 0 {
+		t.Errorf("%d were pushed beyond the limit, %d answered before their time", len(pushed), len(refused))
+	}
+	hangs.Close()
+	for range maxPushes {
+		if remark := <-refused; remark != "push reply message to hangsfail." {
+			t.Fatal(remark)
 		}
 	}
 }
