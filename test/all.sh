@@ -3,7 +3,7 @@
 # installed by the system's package client when it is absent.
 #   test/all.sh              everything
 #   test/all.sh lint unit    these suites only
-# Suites: lint unit model rocksdb system client-go-v2 java
+# Suites: lint unit model rocksdb system client-go-v2 java mqadmin
 #   MODEL_RUNS=1000000 test/all.sh model    a longer run of POP against its models; the default is 10000
 set -u
 cd "$(dirname "$0")/.."
@@ -61,7 +61,13 @@ suite_java() {
   go build -o "$CAIRN_TEST_BIN" ./cmd/cairn && ./test/java/run.sh
 }
 
-for s in ${*:-lint unit model rocksdb system client-go-v2 java}; do
+suite_mqadmin() { # every subcommand of mqadmin
+  need javac default-jdk-headless || return 1
+  need mvn maven || return 1
+  go build -o "$CAIRN_TEST_BIN" ./cmd/cairn && ./test/java/run.sh mqadmin
+}
+
+for s in ${*:-lint unit model rocksdb system client-go-v2 java mqadmin}; do
   declare -F "suite_$s" >/dev/null || { echo "no such suite: $s"; exit 2; }
   echo "== $s"
   t0=$(date +%s)
