@@ -30,7 +30,7 @@ type Config struct {
 	Name             string        `key:"name" help:"broker name that clients and tools see"`
 	Advertise        string        `key:"advertise" help:"host or address that clients are told to connect to; empty: found by itself"`
 	NameServer       string        `key:"nameserver" help:"listen address of the embedded name server; 'off' for none"`
-	Remoting         string        `key:"remoting" help:"listen address of the Remoting protocol"`
+	Remoting         string        `key:"remoting" help:"listen address of the Remoting protocol; clients with vipChannelEnabled are served two ports below"`
 	GRPC             string        `key:"grpc" help:"listen address of the gRPC protocol; 'off' for none"`
 	HTTP             string        `key:"http" help:"listen address of health, metrics and the JSON endpoints of 'cairn timer' and 'cairn txn'; 'off' for none"`
 	NameServers      []string      `key:"name-servers" help:"external name servers to register with, host:port each"`

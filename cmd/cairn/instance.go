@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
@@ -125,6 +126,7 @@ func start(ctx context.Context, cfg configs.Config, log zerolog.Logger) (_ *inst
 	if ln := listeners["remoting"]; ln != nil {
 		d := remoting.New(in.broker, remoting.Options{Wire: wireOptions, Logger: log})
 		in.serve("remoting", ln, d.Serve, d.Close)
+		in.serveVIP(cfg.Remoting, d)
 	}
 	if ln := listeners["grpc"]; ln != nil {
 		d := doorgrpc.New(in.broker, doorgrpc.Options{TLS: tlsConfig, Logger: log})
@@ -190,6 +192,32 @@ func (in *instance) serve(name string, ln net.Listener, serve func(net.Listener)
 			case in.failed <- fmt.Errorf("%s: %w", name, err):
 			default:
 			}
+		}
+	})
+}
+
+// vipBelow is how far below a broker's port clients with vipChannelEnabled look for it (MixAll.brokerVIPChannel of rocketmq-common 5.5);
+// RocketMQ Dashboard does so unless it is told otherwise.
+const vipBelow = 2
+
+// serveVIP serves Remoting there as well. When it cannot, only those clients miss it. A port that the system chooses has none.
+func (in *instance) serveVIP(addr string, d *remoting.Door) {
+	host, text, err := net.SplitHostPort(addr)
+	if err != nil {
+		return
+	}
+	port, err := strconv.Atoi(text)
+	if err != nil || port <= vipBelow {
+		return
+	}
+	ln, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port-vipBelow)))
+	if err != nil {
+		in.log.Warn().Err(err).Msg("cannot listen where clients with vipChannelEnabled look, two below the Remoting port")
+		return
+	}
+	in.wg.Go(func() { // until the door is closed
+		if err := d.Serve(ln); err != nil {
+			in.log.Error().Err(err).Msg("clients with vipChannelEnabled are not served any more")
 		}
 	})
 }
