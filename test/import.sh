@@ -3,7 +3,7 @@
 #   CAIRN_REFERENCE=DIR test/import.sh [MESSAGES]
 # DIR has the scripts up.sh and down.sh that start and stop the Java broker (file store). RMQ_HOME, NAMESRV and BROKER say where it
 # keeps its things and where it listens, CAIRN_TEST_BIN which cairn binary is tried.
-set -eu
+set -euo pipefail
 cd "$(dirname "$0")"
 reference=${CAIRN_REFERENCE:?the folder of the scripts that start the Java broker}
 count=${1:-20000}
@@ -15,7 +15,7 @@ pid=
 trap 'bash "$reference/down.sh" >/dev/null; [ -z "$pid" ] || kill $pid 2>/dev/null; rm -rf "$work"' EXIT
 run() { # TEST NAME-SERVER BROKER
   (cd clientgov2 && CAIRN_IMPORT_NAMESRV=$2 CAIRN_IMPORT_BROKER=$3 CAIRN_IMPORT_COUNT=$count CAIRN_IMPORT_NOTES=$work/notes.json \
-    go test -count=1 -timeout 10m -run "^$1\$" -v .) | grep -v '^=== RUN'
+    go test -count=1 -timeout 10m -run "^$1\$" -v .) 2>&1 | grep -v -e '^=== RUN' -e 'state unexpected'
 }
 
 echo "-- a Java broker gets $count messages"

@@ -330,6 +330,7 @@ func readTopic(t *testing.T, c cairn, topic string, queues int) map[string]impor
 					got.Hashes = append(got.Hashes, hashOf(m))
 				}
 				next = r.NextBeginOffset
+				more = next < r.MaxOffset // a pull at the end would wait for what comes
 			case r.Status == primitive.PullOffsetIllegal && r.NextBeginOffset != next:
 				next = r.NextBeginOffset
 			default:
