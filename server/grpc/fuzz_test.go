@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net/netip"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -72,14 +73,19 @@ func FuzzMessage(f *testing.F) {
 // words are keys as they are told apart when they were stored: by blanks.
 func words(keys []string) []string { return strings.Fields(strings.Join(keys, " ")) }
 
-// FuzzRequests gives every unary rpc any bytes: each is answered, with a code of the protocol or one of gRPC that says that the
+// FuzzRequests gives every unary rpc of both services any bytes: each is answered, with a code of the protocol or one of gRPC that says that the
 // bytes are no message, and the door goes on.
 func FuzzRequests(f *testing.F) {
 	r := newRig(f, func(o *broker.Options) { o.Logger = zerolog.Nop() })
 	r.topic("t", "NORMAL")
 	s := r.stub("c")
 	all := s.ctx(24 * time.Hour)
-	methods := pb.MessagingService_ServiceDesc.Methods
+	var methods []string // by their full names
+	for _, service := range []*grpc.ServiceDesc{&pb.MessagingService_ServiceDesc, &adminService} {
+		for i := range service.Methods {
+			methods = append(methods, "/"+service.ServiceName+"/"+service.Methods[i].MethodName)
+		}
+	}
 	topic, group := resource("t"), resource("g")
 	seeds := map[string]proto.Message{
 		rpcQueryRoute:     &pb.QueryRouteRequest{Topic: topic, Endpoints: &pb.Endpoints{Scheme: pb.AddressScheme_IPv4, Addresses: []*pb.Address{{Host: "h", Port: 1}}}},
@@ -96,9 +102,12 @@ func FuzzRequests(f *testing.F) {
 		rpcUpdate:         &pb.UpdateOffsetRequest{Group: group, MessageQueue: &pb.MessageQueue{Topic: topic}, Offset: 1},
 		rpcQueryOffset:    &pb.QueryOffsetRequest{MessageQueue: &pb.MessageQueue{Topic: topic}},
 	}
+	// Requests of the Admin service name a deployment, and then what they are about.
+	named := appendString(appendString(appendBytes(appendBytes(appendString(nil, 1, "d"), 2, []byte("\x12\x01g")), 3, []byte("\x12\x01t")), 4, "t"), 5, "t")
 	for i := range methods {
 		f.Add(uint8(i), []byte{})
-		if m := seeds[methods[i].MethodName]; m != nil {
+		f.Add(uint8(i), named)
+		if m := seeds[path.Base(methods[i])]; m != nil {
 			b, err := proto.Marshal(m)
 			if err != nil {
 				f.Fatal(err)
@@ -107,14 +116,14 @@ func FuzzRequests(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, which uint8, data []byte) {
-		name := methods[int(which)%len(methods)].MethodName
+		name := methods[int(which)%len(methods)]
 		ctx, cancel := context.WithTimeout(all, 20*time.Second)
 		defer cancel()
 		var answer []byte
-		err := s.conn.Invoke(ctx, "/"+pb.MessagingService_ServiceDesc.ServiceName+"/"+name, data, &answer, grpc.ForceCodecV2(bytesCodec{}))
+		err := s.conn.Invoke(ctx, name, data, &answer, grpc.ForceCodecV2(bytesCodec{}))
 		switch code := status.Code(err); code {
 		case grpccodes.OK:
-			if _, texts, err := wireFields(answer); err == nil && len(texts[1]) == 0 && name != rpcTermination {
+			if _, texts, err := wireFields(answer); err == nil && len(texts[1]) == 0 && path.Base(name) != rpcTermination {
 				t.Fatalf("%s is answered without a status: %x", name, answer)
 			}
 		case grpccodes.Internal, grpccodes.InvalidArgument: // the bytes are no such message
