@@ -129,7 +129,7 @@ func start(ctx context.Context, cfg configs.Config, log zerolog.Logger) (_ *inst
 		in.serveVIP(cfg.Remoting, d)
 	}
 	if ln := listeners["grpc"]; ln != nil {
-		d := doorgrpc.New(in.broker, doorgrpc.Options{TLS: tlsConfig, Logger: log})
+		d := doorgrpc.New(in.broker, doorgrpc.Options{TLS: tlsConfig, Version: version(), Logger: log})
 		in.serve("grpc", ln, d.Serve, d.Close)
 	}
 	if ln := listeners["nameserver"]; ln != nil {
