@@ -52,8 +52,6 @@ final class Scene implements AutoCloseable {
             case "!file":
                 Files.writeString(folder.resolve(line[1]), String.join(" ", Arrays.copyOfRange(line, 2, line.length)));
                 break;
-            case "!read":
-                break;
             default:
                 throw new IllegalArgumentException("no verb: " + line[0]);
         }
