@@ -9,11 +9,14 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/datadriven"
 
+	"github.com/cairnmq/cairn/broker"
 	"github.com/cairnmq/cairn/catalog"
 	"github.com/cairnmq/cairn/commitlog"
+	"github.com/cairnmq/cairn/internal/clock"
 	"github.com/cairnmq/cairn/internal/wire"
 	"github.com/cairnmq/cairn/message"
 )
@@ -256,5 +259,72 @@ func (r *virtualRig) describe(t *testing.T, cmd string, resp *wire.Command, b *s
 		fmt.Fprintln(b, strings.Join(slices.Sorted(maps.Keys(queues)), ", "))
 	case "list", "lock":
 		fmt.Fprintf(b, "%s\n", resp.Body)
+	}
+}
+
+// What a consumer holds that is not heard of any more goes to another when its time is over, though its connection is there still.
+func TestVirtualQueuesOfAConsumerThatIsSilent(t *testing.T) {
+	c := clock.NewFake(time.UnixMilli(1795000000000))
+	r := newRig(t, commitlog.ModeOS, Options{}, func(o *broker.Options) { o.Clock = c })
+	g := catalog.DefaultGroup("g")
+	if err := r.broker.PutGroup(t.Context(), g, "+queues.virtual=true"); err != nil {
+		t.Fatal(err)
+	}
+	beat := func(cl *wire.Client, id string) {
+		t.Helper()
+		req := request(wire.HeartBeat)
+		req.Body = fmt.Appendf(nil, `{"clientID":%q,"consumerDataSet":[{"groupName":"g","consumeType":"CONSUME_PASSIVELY",`+
+			`"messageModel":"CLUSTERING","subscriptionDataSet":[{"topic":"t","subString":"*","subVersion":1}]}],"producerDataSet":[]}`, id)
+		if resp := invoke(t, cl, req); resp.Code != wire.Success {
+			t.Fatal(resp.Code, resp.Remark)
+		}
+	}
+	quiet := wire.ClientOptions{Serve: func(_ *wire.Conn, cmd *wire.Command) { cmd.Release() }}
+	silent, other := r.dial(quiet), r.dial(quiet)
+	beat(silent, "silent")
+	beat(other, "other")
+	if resp := invoke(t, other, sendRequest("t", "0", "m")); resp.Code != wire.Success {
+		t.Fatal(resp.Code, resp.Remark)
+	}
+	if resp := invoke(t, silent, pullRequest("g", "t", "0", "0")); resp.Code != wire.Success || len(resp.Body) == 0 {
+		t.Fatal(resp.Code, resp.Remark)
+	}
+	pulled := later(t, other, pullRequest("g", "t", "0", "120000"))
+	eventually(t, "a pull waits", func() bool { return r.held() == 1 })
+	if resp := invoke(t, other, sendRequest("barrier", "1", "")); resp.Code != wire.Success {
+		t.Fatal(resp.Code, resp.Remark)
+	}
+	pass := func() { // nine seconds, and all that is due in them
+		t.Helper()
+		before := r.held()
+		over := later(t, other, pullRequest("timekeepers", "barrier", "0", "8999"))
+		eventually(t, "the barrier is held", func() bool { return r.held() > before })
+		c.Advance(9 * time.Second)
+		<-over
+		beat(other, "other")
+	}
+	for range 13 { // less than two minutes after the last heartbeat, and more than a lease: it is renewed
+		pass()
+	}
+	select {
+	case a := <-pulled:
+		t.Fatalf("a consumer that lives has lost what it has: %+v", a)
+	default:
+	}
+	pass()
+	pass()
+	if slices.Contains(r.broker.Clients().ConsumerIDs("g"), "silent") {
+		t.Fatal("who is silent for more than two minutes is a member")
+	}
+	resp := (<-pulled).resp
+	if resp == nil || resp.Code != wire.Success && resp.Code != wire.PullNotFound {
+		t.Fatalf("%+v", resp)
+	}
+	if resp.Code == wire.PullNotFound { // its wait was over just then
+		resp = (<-later(t, other, pullRequest("g", "t", resp.Fields.Text("nextBeginOffset"), "120000"))).resp
+	}
+	m, _, err := message.Decode(resp.Body)
+	if err != nil || string(m.Body) != "m" || m.ReconsumeTimes != 0 {
+		t.Fatalf("%+v, %v", m, err)
 	}
 }
