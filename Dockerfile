@@ -14,7 +14,7 @@ COPY --from=build /out/cairn /cairn
 COPY --from=build --chown=65532:65532 /out/data /data
 USER 65532:65532
 VOLUME /data
-EXPOSE 9876 10911 8081 9877
+EXPOSE 9876 10909 10911 8081 9877
 ENV CAIRN_DATA=/data CAIRN_LOG_FORMAT=json
 ENTRYPOINT ["/cairn"]
 CMD ["serve"]

@@ -140,6 +140,7 @@ type Broker struct {
 	pulls    *pulls
 	pop      *popper
 	polls    *longPolls
+	virtuals *virtuals
 	firer    *firer
 	changes  *changes
 	offsets  *offsets
@@ -175,7 +176,8 @@ func Open(ctx context.Context, storeOpts store.Options, opts Options) (*Broker, 
 	}
 	b := &Broker{
 		opts: opts, mode: storeOpts.Mode, clock: opts.Clock, log: opts.Logger,
-		waiters: newWaiters(maxWaiters), pulls: newPulls(), polls: newLongPolls(), changes: newChanges(), rotation: newRotation(),
+		waiters: newWaiters(maxWaiters), pulls: newPulls(), polls: newLongPolls(), virtuals: newVirtuals(),
+		changes: newChanges(), rotation: newRotation(),
 		locks: newQueueLocks(opts.Clock), rates: newRates(opts.Clock), expiry: make(chan struct{}, 1), gate: newGate(),
 	}
 	b.meters = newMeters(b.rates, b.isSystemTopic)
@@ -208,6 +210,7 @@ func Open(ctx context.Context, storeOpts store.Options, opts Options) (*Broker, 
 // start begins what runs beside the verbs.
 func (b *Broker) start() {
 	b.due = newDue(b.clock)
+	b.clients.later = func(t time.Time, f func()) { b.due.at(t, f) }
 	b.pop = newPopper(b.store, b.clock, b.due, b.waiters)
 	b.workers = newWorkers(max(2, runtime.GOMAXPROCS(0)), 16)
 	b.lookers = newWorkers(lookers, 1)
@@ -224,6 +227,7 @@ func (b *Broker) start() {
 	b.due.every(sampleEvery, b.rates.sample)
 	b.due.every(clientScan, func() { b.clients.expire(); b.offsets.expire() })
 	b.due.every(lockExpiry, b.locks.expire)
+	b.due.every(virtualSweep, b.sweepVirtuals)
 	b.due.every(commitEvery, func() { b.offsets.flush(nil) })
 	b.due.every(expireEvery, func() {
 		select {
@@ -253,6 +257,7 @@ func (b *Broker) Close() (err error) {
 	b.closed.Do(func() {
 		b.pulls.close()
 		b.pop.close()
+		b.virtuals.close()
 		b.polls.close()
 		b.gate.close()
 		b.stop()

@@ -30,6 +30,9 @@ type Client struct {
 	Protocol string
 	// Notify tells a consumer that the members of its group changed; must not block. May be nil.
 	Notify func(group string)
+	// Left tells the door that a consumer is no member of its group any more, since nothing was heard of it for too long or its
+	// connection was closed; must not block. May be nil.
+	Left func(group string)
 	// Check asks a producer for the end of a transaction; it must not block, and is false when the producer cannot be asked
 	// (it has gone, or does not read what it is sent). May be nil: it cannot be asked.
 	Check func(*TransactionCheck) bool
@@ -43,6 +46,7 @@ type Subscription struct {
 	Version                           int64
 	Tags                              []string
 	Codes                             []int32
+	ClassFilter                       bool // Expression names a class of the client's, which does the filtering
 }
 
 // ConsumerInfo is what a consumer says of itself in a heartbeat.
@@ -57,11 +61,14 @@ type Clients struct {
 	clock clock.Clock
 	// notifies tells whether the members of a group want to hear of each other's coming and going.
 	notifies func(group string) bool
+	// later has f called at t, from a goroutine that must not be held up. Without it all are told at once.
+	later func(t time.Time, f func())
 
 	mu struct {
 		sync.RWMutex
 		producers map[string]map[string]*member // group, client id
 		consumers map[string]*consumers         // group
+		producing map[string][]*member          // client id; the one that registered last is the last
 		byConn    map[any]map[*member]struct{}
 		count     int
 	}
@@ -72,6 +79,7 @@ type member struct {
 	client   *Client
 	group    string
 	consumer bool
+	model    string // a consumer's message model
 	seen     time.Time
 	subs     map[string]Subscription // by topic
 }
@@ -81,12 +89,15 @@ type consumers struct {
 	members map[string]*member
 	info    ConsumerInfo            // of the newest heartbeat, without its subscriptions
 	subs    map[string]Subscription // by topic: the newest that any member has
+	quiet   time.Time               // until then they are not told of changes
+	untold  bool                    // but will be at its end
 }
 
 func newClients(c clock.Clock, notifies func(group string) bool) *Clients {
 	t := &Clients{clock: c, notifies: notifies}
 	t.mu.producers = map[string]map[string]*member{}
 	t.mu.consumers = map[string]*consumers{}
+	t.mu.producing = map[string][]*member{}
 	t.mu.byConn = map[any]map[*member]struct{}{}
 	return t
 }
@@ -110,7 +121,7 @@ func (c *Clients) RegisterProducer(group string, cl *Client) {
 // RegisterConsumer notes a consumer's heartbeat. changed is true when the consumer is new in its group or its topics are
 // others than before; the other members are told.
 func (c *Clients) RegisterConsumer(group string, cl *Client, info ConsumerInfo) (changed bool) {
-	m := &member{client: cl, group: group, consumer: true, subs: make(map[string]Subscription, len(info.Subscriptions))}
+	m := &member{client: cl, group: group, consumer: true, model: info.MessageModel, subs: make(map[string]Subscription, len(info.Subscriptions))}
 	for _, s := range info.Subscriptions {
 		m.subs[s.Topic] = s
 	}
@@ -182,15 +193,6 @@ func (g *consumers) others(id string) []*Client {
 	return out
 }
 
-func (c *Clients) tell(group string, clients []*Client) {
-	if len(clients) == 0 || !c.notifies(group) {
-		return
-	}
-	for _, cl := range clients {
-		cl.Notify(group)
-	}
-}
-
 // replaceLocked puts m into the books in the place of old, which may be nil.
 func (c *Clients) replaceLocked(old, m *member) *member {
 	m.seen = c.clock.Now()
@@ -198,6 +200,9 @@ func (c *Clients) replaceLocked(old, m *member) *member {
 		c.forgetLocked(old)
 	}
 	c.mu.count++
+	if !m.consumer {
+		c.mu.producing[m.client.ID] = append(c.mu.producing[m.client.ID], m)
+	}
 	if conn := m.client.Conn; conn != nil {
 		of := c.mu.byConn[conn]
 		if of == nil {
@@ -209,9 +214,15 @@ func (c *Clients) replaceLocked(old, m *member) *member {
 	return m
 }
 
-// forgetLocked takes m out of the count and off its connection.
+// forgetLocked takes m out of the count, off its client id and off its connection.
 func (c *Clients) forgetLocked(m *member) {
 	c.mu.count--
+	if id := m.client.ID; !m.consumer {
+		c.mu.producing[id] = slices.DeleteFunc(c.mu.producing[id], func(o *member) bool { return o == m })
+		if len(c.mu.producing[id]) == 0 {
+			delete(c.mu.producing, id)
+		}
+	}
 	if conn := m.client.Conn; conn != nil {
 		delete(c.mu.byConn[conn], m)
 		if len(c.mu.byConn[conn]) == 0 {
@@ -298,14 +309,21 @@ func (c *Clients) expire() {
 // remove takes out the members that which chooses under the lock; then the groups that lost one are told, once each.
 func (c *Clients) remove(which func() []*member) {
 	tell := map[string][]*Client{}
+	var left []*member
 	c.mu.Lock()
 	for _, m := range which() {
 		others := c.removeLocked(m)
 		if m.consumer {
 			tell[m.group] = others // of the last removal: nobody who went himself is in it
+			left = append(left, m)
 		}
 	}
 	c.mu.Unlock()
+	for _, m := range left {
+		if m.client.Left != nil {
+			m.client.Left(m.group)
+		}
+	}
 	for group, others := range tell {
 		c.tell(group, others)
 	}
@@ -320,6 +338,19 @@ func (c *Clients) ConsumerIDs(group string) []string {
 		return nil
 	}
 	return slices.Sorted(maps.Keys(g.members))
+}
+
+// ConsumersAt lists the client ids that a connection has in a group, in order, and their message model.
+func (c *Clients) ConsumersAt(conn any, group string) (ids []string, model string) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for m := range c.mu.byConn[conn] {
+		if m.consumer && m.group == group {
+			ids, model = append(ids, m.client.ID), m.model
+		}
+	}
+	slices.Sort(ids)
+	return ids, model
 }
 
 // Consumers answers who is in a group, in the order of their ids, and what the group subscribes to; ok is false when there
@@ -343,6 +374,17 @@ func (c *Clients) Producers(group string) []*Client {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return clientsOf(c.mu.producers[group])
+}
+
+// Producer finds the client with this id that produces in any group, the one heard of last; ok is false when there is none.
+func (c *Clients) Producer(id string) (cl *Client, ok bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	of := c.mu.producing[id]
+	if len(of) == 0 {
+		return nil, false
+	}
+	return of[len(of)-1].client, true
 }
 
 // checkable lists the producers of a group who can be asked for the end of a transaction, in the order of their ids.

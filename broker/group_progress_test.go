@@ -141,7 +141,11 @@ func TestOneSituationInMetrics(t *testing.T) {
 	}
 	// Without a walk there are no ages, and all else is the same.
 	m, walk, brief := newMetrics(b.Broker), int64(0), map[*prometheus.Desc]float64{}
-	m.collectLagOf(func(d *prometheus.Desc, v float64, _ ...string) { brief[d] = v }, must(b.Group("g")), must(b.Topic("t")).ID, &walk)
+	one, ok := m.lagOf(must(b.Group("g")), must(b.Topic("t")).ID, &walk)
+	if !ok {
+		t.Error("the group is nowhere")
+	}
+	m.tellLag(func(d *prometheus.Desc, v float64, _ ...string) { brief[d] = v }, &one)
 	if full := (map[*prometheus.Desc]float64{m.lag: 7, m.ready: 2, m.inFlight: 1, m.delayed: 1, m.parked: 3}); !maps.Equal(brief, full) {
 		t.Errorf("%v, want %v", brief, full)
 	}

@@ -76,6 +76,30 @@ func (b *Broker) EnsureGroup(ctx context.Context, name string) (*catalog.Group, 
 	}
 }
 
+// InUnit tells whether the retry topic of a group is marked as one that a unit's consumers subscribe to.
+func (b *Broker) InUnit(group string) bool {
+	t, err := b.Topic(catalog.RetryPrefix + group)
+	return err == nil && t.SysFlag&catalog.TopicHasUnitSub != 0
+}
+
+// MarkInUnit marks the retry topic of a group so. CodeTopicNotFound when there is none.
+func (b *Broker) MarkInUnit(ctx context.Context, group string) error {
+	if err := b.gate.enter(); err != nil {
+		return err
+	}
+	defer b.gate.leave()
+	name := catalog.RetryPrefix + group
+	return b.change(ctx, topicKey(name), "mark topic "+name, func() ([]record.Record, error) {
+		old, err := b.topic(name)
+		if err != nil {
+			return nil, err
+		}
+		t := *old
+		t.SysFlag |= catalog.TopicHasUnitSub
+		return []record.Record{b.catalog.PutTopic(t)}, nil
+	})
+}
+
 // PutGroup creates a group, with its retry topic, or replaces its configuration. attributes is `+k=v,-k`; what it does not
 // name stays as it is, "" keeps all (g.Attributes, g.ID and g.Created are ignored). CodeGroupIllegal, CodeParameter.
 func (b *Broker) PutGroup(ctx context.Context, g catalog.Group, attributes string) error {
@@ -93,6 +117,7 @@ func (b *Broker) PutGroup(ctx context.Context, g catalog.Group, attributes strin
 		return refuse(CodeParameter, "group %s: %d retries", g.Name, g.RetryMaxTimes)
 	}
 	doing := "put group " + g.Name
+	switched := false
 	err := b.change(ctx, groupKey(g.Name), doing, func() ([]record.Record, error) {
 		old, err := b.catalog.Group(g.Name)
 		g.Attributes = nil
@@ -105,12 +130,27 @@ func (b *Broker) PutGroup(ctx context.Context, g catalog.Group, attributes strin
 		if g.Attributes, err = catalog.ApplyGroupAttributes(g.Attributes, attributes, old == nil); err != nil {
 			return nil, err
 		}
-		return b.groupRecords(g), nil
+		if g.VirtualQueues() && g.ConsumeMessageOrderly {
+			return nil, refuse(CodeParameter, "group %s: who consumes in order cannot have virtual queues", g.Name)
+		}
+		records := b.groupRecords(g)
+		if old == nil || old.VirtualQueues() == g.VirtualQueues() {
+			return records, nil
+		}
+		switched = true
+		more, err := b.switchRecords(ctx, old)
+		return append(records, more...), err
 	})
-	if err == nil {
-		b.redriver.note(&g)
+	if err != nil {
+		return err
 	}
-	return err
+	b.redriver.note(&g)
+	if switched {
+		if now, err := b.group(g.Name); err == nil {
+			b.virtualSwitched(now)
+		}
+	}
+	return nil
 }
 
 // DeleteGroup deletes a group; its offsets go with it when cleanOffsets is set. CodeGroupNotFound.

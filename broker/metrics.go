@@ -31,6 +31,7 @@ type metrics struct {
 	producers, consumers                     *prometheus.Desc
 	lag, ready, inFlight, delayed, parked    *prometheus.Desc
 	lagLatency, queueingLatency, dead        *prometheus.Desc
+	lagWhole, reserveTime                    *prometheus.Desc
 	timers, timerLateness                    *prometheus.Desc
 	storageSize, flushBehind, dispatchBehind *prometheus.Desc
 	waiting, durability                      *prometheus.Desc
@@ -70,6 +71,9 @@ func newMetrics(b *Broker) *metrics {
 			"much in flight.", place...),
 		queueingLatency: desc("rocketmq_consumer_queueing_latency", "Age of the oldest message never handed out, in ms. Left out with the "+
 			"lag latency.", place...),
+		lagWhole: desc("cairn_consumer_lag_whole", "1 when the lag of all groups is in the series (those beyond the first 2,000 pairs of group and "+
+			"topic together, as (other)); 0 when groups have so many places that some are in none."),
+		reserveTime:    desc("rocketmq_storage_message_reserve_time", "Age of the oldest message that is kept, in ms.", storage...),
 		dead:           desc("cairn_dead_letters", "Dead letters of a consumer group that were neither redriven nor purged.", "consumer_group"),
 		timers:         desc("rocketmq_timing_messages", "Delayed messages that wait for their time.", "topic"),
 		timerLateness:  desc("cairn_timer_lateness_ms", "How late delayed messages became visible, in ms."),
@@ -86,8 +90,8 @@ func newMetrics(b *Broker) *metrics {
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		m.messagesIn, m.throughputIn, m.messageSize, m.messagesOut, m.throughputOut, m.toDLQ, m.topics, m.groups, m.permission,
-		m.producers, m.consumers, m.lag, m.ready, m.inFlight, m.delayed, m.parked, m.lagLatency, m.queueingLatency, m.dead, m.timers,
-		m.timerLateness, m.storageSize, m.flushBehind, m.dispatchBehind, m.waiting, m.durability,
+		m.producers, m.consumers, m.lag, m.ready, m.inFlight, m.delayed, m.parked, m.lagLatency, m.queueingLatency, m.lagWhole, m.dead, m.timers,
+		m.timerLateness, m.reserveTime, m.storageSize, m.flushBehind, m.dispatchBehind, m.waiting, m.durability,
 	} {
 		ch <- d
 	}
@@ -124,6 +128,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(m.permission, float64(permission))
 	s := m.b.store.Stats()
 	gauge(m.storageSize, float64(s.LogBytes+s.IndexBytes), "local", "disk")
+	gauge(m.reserveTime, age(s.OldestStoreTime, m.b.clock.Now().UnixMilli()), "local", "disk")
 	gauge(m.flushBehind, float64(max(s.LogCommitted-s.LogDurable, 0)), "local", "disk")
 	gauge(m.dispatchBehind, float64(max(s.LogCommitted-s.Applied, 0)), "local", "disk")
 	pulls, all := m.b.pulls.count(), m.b.waiters.len()
@@ -235,9 +240,19 @@ func (m *metrics) collectClients(gauge func(*prometheus.Desc, float64, ...string
 	}
 }
 
-// collectLag tells where groups stand, for the first maxSeries pairs of group and topic.
+// lagSeries is what a scrape says of a group on a topic.
+type lagSeries struct {
+	GroupCounters
+	labels     []string
+	aged       bool    // the ages are known
+	lag, queue float64 // ms
+}
+
+// collectLag tells where groups stand: each of the first maxSeries pairs of group and topic, and the others together, as far as
+// maxLagRows places go.
 func (m *metrics) collectLag(gauge func(*prometheus.Desc, float64, ...string)) {
 	rows, pairs, walk := 0, 0, maxWalked
+	others := lagSeries{labels: []string{otherName, otherName, "false", "false"}, aged: true}
 	err := m.b.catalog.EachGroup(func(g *catalog.Group) bool {
 		if g.Name == deadKeeper {
 			return true // no consumer
@@ -252,54 +267,81 @@ func (m *metrics) collectLag(gauge func(*prometheus.Desc, float64, ...string)) {
 			m.b.log.Warn().Err(err).Str("group", g.Name).Msg("metrics: cannot read where the group stands")
 		}
 		for _, id := range slices.Sorted(maps.Keys(topics)) {
-			if pairs < maxSeries && m.collectLagOf(gauge, g, id, &walk) {
+			one, ok := m.lagOf(g, id, &walk)
+			switch {
+			case !ok:
+			case pairs < maxSeries:
 				pairs++
+				m.tellLag(gauge, &one)
+			default:
+				pairs++
+				others.add(&one)
 			}
 		}
-		return rows < maxLagRows && pairs < maxSeries
+		return rows < maxLagRows
 	})
 	if err != nil {
 		m.b.log.Warn().Err(err).Msg("metrics: cannot list consumer groups")
 	}
+	if pairs > maxSeries {
+		m.tellLag(gauge, &others)
+	}
+	whole := 1.0
+	if rows >= maxLagRows {
+		whole = 0
+	}
+	gauge(m.lagWhole, whole)
 }
 
-// collectLagOf tells of one pair. How old messages are it tells only when it need not look at more than walk rows for that, which it
-// takes off.
-func (m *metrics) collectLagOf(gauge func(*prometheus.Desc, float64, ...string), g *catalog.Group, topic kvindex.ID, walk *int64) bool {
+// add sums another one up; an age is the greatest of them.
+func (l *lagSeries) add(o *lagSeries) {
+	l.Ready += o.Ready
+	l.InFlight += o.InFlight
+	l.Delayed += o.Delayed
+	l.Parked += o.Parked
+	l.aged = l.aged && o.aged
+	l.lag, l.queue = max(l.lag, o.lag), max(l.queue, o.queue)
+}
+
+// lagOf reads one pair. How old messages are it finds only when it need not look at more than walk rows for that, which it takes off.
+// ok is false when the topic was deleted meanwhile or cannot be read.
+func (m *metrics) lagOf(g *catalog.Group, topic kvindex.ID, walk *int64) (one lagSeries, ok bool) {
 	t, err := m.b.catalog.TopicByID(topic)
 	if err != nil {
-		return false // deleted meanwhile
+		return one, false
 	}
 	taken, err := m.b.store.Pop.Counters(g.ID, topic)
 	if err != nil {
-		return false
+		return one, false
 	}
 	rows := taken.InFlight + taken.Free // and lines: each of them has something in flight or is free
-	labels := []string{
+	one.labels = []string{
 		g.Name, t.Name, strconv.FormatBool(isRetry(t.Name)),
 		strconv.FormatBool(m.b.isSystemTopic(t.Name) || catalog.IsSystemGroup(g.Name)),
 	}
-	var c GroupCounters
 	if rows > *walk {
-		if c, err = m.b.groupCounters(g, t); err != nil {
-			return false
-		}
-	} else {
-		p, err := m.b.progress(g, t)
-		if err != nil {
-			return false
-		}
-		*walk -= rows
-		c = p.GroupCounters
-		gauge(m.lagLatency, age(p.Oldest, p.At), labels...)
-		gauge(m.queueingLatency, age(p.Unseen, p.At), labels...)
+		one.GroupCounters, err = m.b.groupCounters(g, t)
+		return one, err == nil
 	}
-	gauge(m.lag, float64(c.Lag()), labels...)
-	gauge(m.ready, float64(c.Ready), labels...)
-	gauge(m.inFlight, float64(c.InFlight), labels...)
-	gauge(m.delayed, float64(c.Delayed), labels...)
-	gauge(m.parked, float64(c.Parked), labels...)
-	return true
+	p, err := m.b.progress(g, t)
+	if err != nil {
+		return one, false
+	}
+	*walk -= rows
+	one.GroupCounters, one.aged, one.lag, one.queue = p.GroupCounters, true, age(p.Oldest, p.At), age(p.Unseen, p.At)
+	return one, true
+}
+
+func (m *metrics) tellLag(gauge func(*prometheus.Desc, float64, ...string), one *lagSeries) {
+	if one.aged {
+		gauge(m.lagLatency, one.lag, one.labels...)
+		gauge(m.queueingLatency, one.queue, one.labels...)
+	}
+	gauge(m.lag, float64(one.Lag()), one.labels...)
+	gauge(m.ready, float64(one.Ready), one.labels...)
+	gauge(m.inFlight, float64(one.InFlight), one.labels...)
+	gauge(m.delayed, float64(one.Delayed), one.labels...)
+	gauge(m.parked, float64(one.Parked), one.labels...)
 }
 
 // age is how long ago a time was, 0 when there is none; all in ms.

@@ -2,6 +2,8 @@ package broker
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -48,7 +50,7 @@ func TestMetrics(t *testing.T) {
 		`rocketmq_producer_connections language=JAVA protocol_type=remoting version=5`:                                                           1,
 		`rocketmq_consumer_connections consume_mode=CONSUME_PASSIVELY consumer_group=g is_system=false language=GO protocol_type=grpc version=6`: 1,
 		`rocketmq_consumer_group_number`: 1,
-		`rocketmq_topic_number`:          14,
+		`rocketmq_topic_number`:          15,
 		`rocketmq_messages_in_total is_system=false message_type=delay topic=later`:     3,
 		`rocketmq_timing_messages topic=later`:                                          2,
 		`cairn_timer_lateness_ms`:                                                       1,
@@ -58,6 +60,8 @@ func TestMetrics(t *testing.T) {
 		`rocketmq_storage_dispatch_behind_bytes storage_medium=disk storage_type=local`: 0,
 		`cairn_waiting_requests verb=pull`:                                              0,
 		`cairn_durability_mode mode=sync`:                                               1,
+		`cairn_consumer_lag_whole`:                                                      1,
+		`rocketmq_storage_message_reserve_time storage_medium=disk storage_type=local`:  7,
 	} {
 		if v, ok := got[line]; !ok || v != want {
 			t.Errorf("%s: %v (there: %v), want %v", line, v, ok, want)
@@ -108,4 +112,52 @@ func gather(t *testing.T, reg prometheus.Gatherer) map[string]float64 {
 		}
 	}
 	return out
+}
+
+// However many topics and groups there are, each metric has a bounded number of series; what goes beyond is one series, and nothing
+// is lost of the sums.
+func TestSeriesAreBounded(t *testing.T) {
+	reg := prometheus.NewPedanticRegistry()
+	b := openBroker(t, func(o *Options) { o.Registerer, o.BrokerName = reg, "b1" })
+	const topics, groups = maxSeries + 50, 5 // pairs of group and topic: five times as many, of which a place is looked at each
+	for i := range topics {
+		b.topicOf(t, fmt.Sprint("t", i), 1)
+		b.send(t, fmt.Sprint("t", i), 0, plain("x"))
+	}
+	for i := range groups {
+		b.group(t, fmt.Sprint("g", i))
+		commits := make([]OffsetCommit, topics)
+		for k := range commits {
+			commits[k] = OffsetCommit{fmt.Sprint("t", k), 0, 0}
+		}
+		if err := b.CommitOffsets(context.Background(), fmt.Sprint("g", i), commits); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sums, series := map[string]float64{}, map[string]int{}
+	waitFor(t, "offsets to be committed", func() bool {
+		clear(sums)
+		clear(series)
+		for line, v := range gather(t, reg) {
+			name, _, _ := strings.Cut(line, " ")
+			sums[name] += v
+			series[name]++
+		}
+		return sums["rocketmq_consumer_lag_messages"] == groups*topics
+	})
+	for name, n := range series {
+		if n > maxSeries+1 {
+			t.Errorf("%s has %d series", name, n)
+		}
+	}
+	if got := series["rocketmq_consumer_lag_messages"]; got != maxSeries+1 {
+		t.Errorf("%d series of the lag, want %d and one for the others", got, maxSeries)
+	}
+	if got := sums["rocketmq_messages_in_total"]; got != topics {
+		t.Errorf("%v messages in, want %d", got, topics)
+	}
+	if sums["cairn_consumer_lag_whole"] != 1 {
+		t.Error("some groups are in no series")
+	}
+	b.close(t)
 }

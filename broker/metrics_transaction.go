@@ -106,21 +106,31 @@ func (m *transactionMetrics) collect(b *Broker, ch chan<- prometheus.Metric) {
 	counter(ch, m.parkings, b.halves.parked[txn.NoProducer].Load(), "no-producer")
 }
 
-// collectOpen tells what is undecided, for the first maxSeries topics.
+// collectOpen tells what is undecided, for each of the first maxSeries topics and the others together.
 func (m *transactionMetrics) collectOpen(b *Broker, ch chan<- prometheus.Metric) {
-	topics := 0
+	topics, others := 0, txn.Count{}
+	tell := func(topic string, n txn.Count) {
+		ch <- prometheus.MustNewConstMetric(m.half, prometheus.GaugeValue, float64(n.Open), topic)
+		if n.Parked > 0 {
+			ch <- prometheus.MustNewConstMetric(m.parked, prometheus.GaugeValue, float64(n.Parked), topic)
+		}
+	}
 	err := b.store.Txn.EachCount(func(id kvindex.ID, n txn.Count) bool {
 		t, err := b.catalog.TopicByID(id)
 		if err != nil {
 			return true // deleted meanwhile
 		}
-		ch <- prometheus.MustNewConstMetric(m.half, prometheus.GaugeValue, float64(n.Open), t.Name)
-		if n.Parked > 0 {
-			ch <- prometheus.MustNewConstMetric(m.parked, prometheus.GaugeValue, float64(n.Parked), t.Name)
+		if topics++; topics <= maxSeries {
+			tell(t.Name, n)
+			return true
 		}
-		topics++
-		return topics < maxSeries
+		others.Open += n.Open
+		others.Parked += n.Parked
+		return true
 	})
+	if topics > maxSeries {
+		tell(otherName, others)
+	}
 	if err != nil {
 		b.log.Warn().Err(err).Msg("metrics: cannot count half messages")
 	}

@@ -18,7 +18,7 @@ const maxHandOver = 32
 
 // HandOver sees to it that a group which pops a topic no more loses nothing of what it has popped: what was not acknowledged in its
 // time goes to the group's retry topic, where consumers that pull find it, or to its dead letters when it was delivered as often as
-// the group allows. That is for groups that were told to pull (SetRequestMode), since of all others the next pop takes it.
+// the group allows. That is for groups that were told to pull (SetRequestMode, or virtual queues turned off), since of all others the next pop takes it.
 //
 // What a group gets in order is not handed over: in a retry topic it would have none.
 //
@@ -44,7 +44,7 @@ func (b *Broker) HandOver(group, topic string) {
 // handOver does it, with one record for each message that enters the copy and removes the checkpoint.
 func (b *Broker) handOver(g *catalog.Group, t *catalog.Topic) error {
 	m, set, err := b.storedMode(g, t)
-	if err != nil || !set || m.Pop {
+	if err != nil || !set || m.Pop || g.VirtualQueues() {
 		return err
 	}
 	at := place{g.ID, t.ID, everything}

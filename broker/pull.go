@@ -117,6 +117,8 @@ type pull struct {
 	done     func(*PullResult, error)
 	deadline time.Time // zero: does not wait
 	passed   bool      // it waited behind messages that do not match
+	waited   bool
+	virtual  bool // whether its group had virtual queues when it began to wait
 
 	mu struct {
 		sync.Mutex
@@ -155,6 +157,12 @@ func (p *pull) run() {
 		at := place{g.ID, t.ID, p.req.QueueID}
 		began := p.b.clock.Now()
 		res, err := p.look(t, at)
+		if err == nil && p.waited && g.VirtualQueues() != p.virtual { // the next pull is served otherwise
+			res.Buffer.Release()
+			p.done(&PullResult{Status: PullNoNewMessage, NextOffset: p.req.Offset, Min: res.Min, Max: res.Max}, nil)
+			return
+		}
+		p.virtual = g.VirtualQueues()
 		if err != nil {
 			p.done(nil, err)
 			return
@@ -167,6 +175,7 @@ func (p *pull) run() {
 			p.done(res, nil)
 			return
 		}
+		p.waited = true
 		if again := p.wait(at, res); !again {
 			return
 		}

@@ -156,6 +156,15 @@ func (ps *pulls) wake(group, topic kvindex.ID) {
 	}
 }
 
+// wakeGroup lets the pulls of a group look again.
+func (ps *pulls) wakeGroup(group kvindex.ID) {
+	for _, h := range ps.list() {
+		if h.at.group == group {
+			h.goOn()
+		}
+	}
+}
+
 // close ends all waits with CodeClosing; none begins any more.
 func (ps *pulls) close() {
 	ps.mu.Lock()

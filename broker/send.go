@@ -22,6 +22,7 @@ type SendRequest struct {
 	// Template for creating the topic on demand (Remoting): the default topic's name and wanted queues; empty refuses.
 	DefaultTopic  string
 	DefaultQueues int32
+	Unit          bool  // a topic that is made on demand belongs to a unit
 	MaxReconsume  int32 // of the consumer that resends to its retry topic; 0 when it said nothing
 }
 
@@ -71,6 +72,16 @@ func (b *Broker) sendAsync(req *SendRequest, done func([]SendResult, error)) {
 	default:
 		done(nil, err)
 	}
+}
+
+// CheckSend answers the refusal of SendAsync that concerns the topic and the queue alone, and makes no topic.
+func (b *Broker) CheckSend(req *SendRequest) error {
+	if err := b.gate.enter(); err != nil {
+		return err
+	}
+	defer b.gate.leave()
+	_, _, err := b.sendTarget(req)
+	return err
 }
 
 // Send waits. When ctx ends before, the messages may still be stored.
@@ -151,18 +162,39 @@ func (b *Broker) sendAfterMaking(req *SendRequest, missing error, done func([]Se
 		done(nil, err)
 		return
 	}
-	if !b.opts.AutoCreateTopics || req.DefaultTopic != templateTopic {
+	wanted, ok := b.fromTemplate(req)
+	if !ok {
 		done(nil, missing)
 		return
 	}
-	queues := b.opts.DefaultQueues
+	again, size := copyRequest(req)
+	b.ensureTopic(wanted, size, func(_ *catalog.Topic, err error) { b.sendAgain(again, err, done) })
+}
+
+// fromTemplate is the topic that a send makes on demand, after the template that it names: a topic whose permission is
+// inherited, which is how clients choose between the default and, say, one named as the cluster.
+func (b *Broker) fromTemplate(req *SendRequest) (catalog.Topic, bool) {
+	template, err := b.catalog.Topic(req.DefaultTopic)
+	if err != nil || template.Perm&catalog.PermInherit == 0 {
+		return catalog.Topic{}, false
+	}
+	if template.Name == templateTopic { // as it was at the first start
+		if !b.opts.AutoCreateTopics {
+			return catalog.Topic{}, false
+		}
+		now := newTopic(templateTopic, b.opts.DefaultQueues, template.Perm)
+		template = &now
+	}
+	queues := template.WriteQueues
 	if req.DefaultQueues > 0 {
 		queues = min(queues, req.DefaultQueues)
 	}
-	again, size := copyRequest(req)
-	b.ensureTopic(newTopic(name, queues, permReadWrite), size, func(_ *catalog.Topic, err error) {
-		b.sendAgain(again, err, done)
-	})
+	t := newTopic(req.Topic, queues, template.Perm&^catalog.PermInherit)
+	t.TopicFilterType = template.TopicFilterType
+	if req.Unit {
+		t.SysFlag = catalog.TopicOfUnit
+	}
+	return t, true
 }
 
 // sendAfterMakingGroupTopic does it for a retry topic: what is missing is the group, which comes with its retry topic, or

@@ -22,8 +22,8 @@ const (
 )
 
 // standingTopics are there from the first start, because clients and tools expect them: the template of topics made on
-// demand, the topics by which tools find a cluster or a broker, the ones for replies to requests, traces and benchmarks, and
-// those by which tools look at what waits, which stay empty (see WaitingQueues).
+// demand, the topics by which tools find a cluster or a broker, the ones for replies to requests, traces and benchmarks, the one
+// that the monitor of mqadmin listens to, and those by which tools look at what waits (see WaitingQueues); these stay empty.
 func (b *Broker) standingTopics() []catalog.Topic {
 	o := &b.opts
 	topics := []catalog.Topic{
@@ -31,6 +31,7 @@ func (b *Broker) standingTopics() []catalog.Topic {
 		newTopic(o.BrokerName, 1, permReadWrite|catalog.PermInherit),
 		newTopic(o.ClusterName+replySuffix, 1, permReadWrite),
 		newTopic("SELF_TEST_TOPIC", 1, permReadWrite),
+		newTopic("OFFSET_MOVED_EVENT", 1, permReadWrite),
 		newTopic("RMQ_SYS_TRACE_TOPIC", 1, permReadWrite),
 		newTopic(benchmarkTopic, 16, permReadWrite),
 		newTopic(scheduleTopic, scheduleQueues, permReadWrite),

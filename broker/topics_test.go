@@ -77,8 +77,8 @@ func TestPutTopicRefusals(t *testing.T) {
 func TestTopicsOfTheSystemAreThere(t *testing.T) {
 	b := openBroker(t)
 	for name, queues := range map[string]int32{
-		"TBW102": 8, "DefaultCluster": 16, "broker-a": 1, "DefaultCluster_REPLY_TOPIC": 1, "SELF_TEST_TOPIC": 1, "RMQ_SYS_TRACE_TOPIC": 1,
-		"BenchmarkTest": 16, "SCHEDULE_TOPIC_XXXX": 18, "RMQ_SYS_TRANS_HALF_TOPIC": 1, "TRANS_CHECK_MAX_TIME_TOPIC": 1,
+		"TBW102": 8, "DefaultCluster": 16, "broker-a": 1, "DefaultCluster_REPLY_TOPIC": 1, "SELF_TEST_TOPIC": 1,
+		"OFFSET_MOVED_EVENT": 1, "RMQ_SYS_TRACE_TOPIC": 1, "BenchmarkTest": 16, "SCHEDULE_TOPIC_XXXX": 18, "RMQ_SYS_TRANS_HALF_TOPIC": 1, "TRANS_CHECK_MAX_TIME_TOPIC": 1,
 	} {
 		if topic := mustTopic(t, b, name); topic.ReadQueues != queues || !b.isSystemTopic(name) {
 			t.Errorf("%s: %+v", name, topic)

@@ -18,6 +18,10 @@ const (
 	AttrRedriveMax   = "dlq.redrive.max"
 )
 
+// AttrVirtualQueues is the group attribute, true or false, that lets Remoting consumers which pull be more than a topic has queues:
+// each is given every queue, and what it pulls is popped for it.
+const AttrVirtualQueues = "queues.virtual"
+
 // attribute is a known key: whether it can change after creation, and what its values are.
 type attribute struct {
 	mutable bool
@@ -44,6 +48,7 @@ var groupAttributes = map[string]attribute{
 	"lite.sub.wildcard":                 {true, oneOf("true", "false")},
 	AttrRedriveAfter:                    {true, lasting(time.Minute)},
 	AttrRedriveMax:                      {true, between(1, 1000)},
+	AttrVirtualQueues:                   {true, oneOf("true", "false")},
 }
 
 // ApplyAttributes merges `+k=v,-k` into a topic's attributes and returns a new map (nil when it would be empty). With

@@ -27,6 +27,12 @@ const (
 	PermRead    = 4
 )
 
+// Bits of Topic.SysFlag, by which tools list topics where a deployment is divided into units.
+const (
+	TopicOfUnit     = 1 // its messages belong to a unit
+	TopicHasUnitSub = 2 // a consumer of a unit subscribes to it
+)
+
 // Errors of lookups.
 var (
 	ErrTopicNotFound = errors.New("topic not found")
@@ -106,6 +112,9 @@ func (g *Group) AutoRedrive() AutoRedrive {
 	}
 	return AutoRedrive{After: after, Most: int32(most)}
 }
+
+// VirtualQueues says whether what the group's Remoting consumers pull is popped for them (AttrVirtualQueues).
+func (g *Group) VirtualQueues() bool { return g.Attributes[AttrVirtualQueues] == "true" }
 
 // Kinds of RetryPolicy.
 const (

@@ -12,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 	"pgregory.net/rapid"
 
+	"github.com/cairnmq/cairn/internal/alloctest"
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
 )
@@ -426,10 +427,12 @@ func FuzzDecodeRecords(f *testing.F) {
 	f.Add(appendEntryRow(nil, 1, 2, stateLive, []byte(`{"topicName":"a"}`)))
 	f.Add(counters{lastTopic: 1}.appendTo(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		_, _, _ = decodePut(b)
-		_, _, _ = decodeTopicDelete(b)
-		_, _, _ = decodeGroupDelete(b)
-		_, _, _, _, _ = decodeKVPut(b)
+		alloctest.AtMost(t, 100*len(b), func() {
+			_, _, _ = decodePut(b)
+			_, _, _ = decodeTopicDelete(b)
+			_, _, _ = decodeGroupDelete(b)
+			_, _, _, _, _ = decodeKVPut(b)
+		})
 		if n, err := decodeCounters(b); err == nil && string(n.appendTo(nil)) != string(b) {
 			t.Errorf("counters %x came back as %x", b, n.appendTo(nil))
 		}

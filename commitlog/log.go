@@ -35,6 +35,10 @@ type Proposal struct {
 	// returned an error it is not called.
 	Done func(*Proposal)
 
+	// At is the time (ms since 1970) that the proposal's batch has, for records of things that happened before; 0 is now. Only
+	// proposals of the same At share a batch. The log's time does not go back: a batch has at least the time of the one before.
+	At int64
+
 	// Set before Done is called.
 	Err       error
 	Timestamp int64             // of the batch

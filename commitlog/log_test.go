@@ -181,6 +181,37 @@ func TestTimeNeverFalls(t *testing.T) {
 	equal(t, "timestamps", times, []int64{5000, 5000, 12000, 12000})
 }
 
+// TestProposalsOfAnotherTime: a batch has the time that its proposals ask for, and no proposals of another time.
+func TestProposalsOfAnotherTime(t *testing.T) {
+	opts := testOptions(vfs.NewMem())
+	opts.Clock = clock.NewFake(time.UnixMilli(9000))
+	g := newGate()
+	opts.OnCommit = g.onCommit
+	l, err := Open(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Replay(0, func(*Batch) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var times [7]int64
+	var all sync.WaitGroup
+	for i, at := range []int64{3000, 3000, 4000, 4000, 3500, 0, 7000} {
+		all.Add(1)
+		p := &Proposal{Records: records("x"), At: at, Done: func(p *Proposal) { times[i] = p.Timestamp; all.Done() }}
+		if err := l.Propose(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(g.open)
+	all.Wait()
+	closeLog(t, l)
+	equal(t, "times", times, [7]int64{3000, 3000, 4000, 4000, 4000, 9000, 9000})
+}
+
 func TestSealPatchesInLogOrder(t *testing.T) {
 	opts := testOptions(vfs.NewMem())
 	var last record.Position

@@ -76,11 +76,11 @@ func (q *queue) push(p *Proposal) {
 	q.bytes += p.size
 }
 
-// take appends to dst the proposals at the front that take at most limit bytes together, at least one, and says how many
-// bytes they take.
+// take appends to dst the proposals at the front that have one time and take at most limit bytes together, at least one, and says
+// how many bytes they take.
 func (q *queue) take(limit int, dst []*Proposal) (_ []*Proposal, bytes int) {
 	n := q.head
-	for n < len(q.items) && (n == q.head || bytes+q.items[n].size <= limit) {
+	for n < len(q.items) && (n == q.head || bytes+q.items[n].size <= limit && q.items[n].At == q.items[q.head].At) {
 		bytes += q.items[n].size
 		n++
 	}

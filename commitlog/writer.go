@@ -141,7 +141,7 @@ func (l *Log) write(f *flight) error {
 		pos = t.segment.start
 	}
 	h := header{
-		length: length, log: t.log, term: t.term, index: t.index + 1, timestamp: max(l.now(), t.timestamp),
+		length: length, log: t.log, term: t.term, index: t.index + 1, timestamp: max(l.timeOf(f), t.timestamp),
 		position: pos, previous: t.pos, durable: l.Durable(),
 	}
 	l.encode(f, &h)
@@ -157,6 +157,14 @@ func (l *Log) write(f *flight) error {
 		t.buf = nil // a rare large proposal; do not keep its room
 	}
 	return nil
+}
+
+// timeOf is the time that the proposals of a batch ask for.
+func (l *Log) timeOf(f *flight) int64 {
+	if at := f.Proposals[0].At; at != 0 {
+		return at
+	}
+	return l.now()
 }
 
 // encode lays f out in the tail's buffer and fills in what f and its proposals say about where they are.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/cairnmq/cairn/commitlog"
 	"github.com/cairnmq/cairn/delay"
+	"github.com/cairnmq/cairn/internal/telemetry"
 )
 
 // Config is everything that can be set. The key tag is the name in cairn.yaml (and, in upper case with underscores, of the
@@ -29,7 +30,7 @@ type Config struct {
 	Name             string        `key:"name" help:"broker name that clients and tools see"`
 	Advertise        string        `key:"advertise" help:"host or address that clients are told to connect to; empty: found by itself"`
 	NameServer       string        `key:"nameserver" help:"listen address of the embedded name server; 'off' for none"`
-	Remoting         string        `key:"remoting" help:"listen address of the Remoting protocol"`
+	Remoting         string        `key:"remoting" help:"listen address of the Remoting protocol; clients with vipChannelEnabled are served two ports below"`
 	GRPC             string        `key:"grpc" help:"listen address of the gRPC protocol; 'off' for none"`
 	HTTP             string        `key:"http" help:"listen address of health, metrics and the JSON endpoints of 'cairn timer' and 'cairn txn'; 'off' for none"`
 	NameServers      []string      `key:"name-servers" help:"external name servers to register with, host:port each"`
@@ -50,6 +51,8 @@ type Config struct {
 	TxTimeout        time.Duration `key:"transaction-timeout" help:"time after which a producer is asked for the end of its transaction"`
 	TxCheckInterval  time.Duration `key:"transaction-check-interval" help:"time between two such questions"`
 	TxMaxChecks      int           `key:"transaction-max-checks" help:"questions after which a transaction is parked: not asked for any more, until 'cairn txn' ends it"`
+	OTLPEndpoint     string        `key:"metrics-otlp-endpoint" help:"OpenTelemetry collector that metrics are pushed to over gRPC, host:port or https://host:port; empty: none"`
+	OTLPInterval     time.Duration `key:"metrics-otlp-interval" help:"time between two such pushes"`
 	LogLevel         string        `key:"log-level" help:"debug, info, warn or error"`
 	LogFormat        string        `key:"log-format" help:"text, json, or auto (text on a terminal)"`
 }
@@ -67,7 +70,7 @@ func Default() Config {
 		AutoCreateTopics: true, AutoCreateGroups: true, DefaultQueues: 8, MaxMessageSize: 4 << 20,
 		DelayLevels: delay.DefaultLevels, MaxDelay: 365 * 24 * time.Hour,
 		TxTimeout: 6 * time.Second, TxCheckInterval: 30 * time.Second, TxMaxChecks: 15,
-		LogLevel: "info", LogFormat: "auto",
+		OTLPInterval: time.Minute, LogLevel: "info", LogFormat: "auto",
 	}
 }
 
@@ -197,6 +200,14 @@ func (c *Config) Check() error {
 		bad("max-message-size", "%s is not between 1 and 12MiB (a frame holds 16MiB)", c.MaxMessageSize)
 	}
 	c.checkTime(bad)
+	if c.OTLPEndpoint != "" {
+		if err := telemetry.CheckEndpoint(c.OTLPEndpoint); err != nil {
+			bad("metrics-otlp-endpoint", "%v", err)
+		}
+	}
+	if c.OTLPInterval < time.Second || c.OTLPInterval > time.Hour {
+		bad("metrics-otlp-interval", "%s is not between 1s and 1h", c.OTLPInterval)
+	}
 	switch c.LogLevel {
 	case "debug", "info", "warn", "error":
 	default:

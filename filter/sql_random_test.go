@@ -9,6 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/cairnmq/cairn/internal/alloctest"
 	"github.com/cairnmq/cairn/message"
 )
 
@@ -206,11 +207,17 @@ func FuzzSQL(f *testing.F) {
 		f.Add(c.expression, c.props)
 	}
 	f.Fuzz(func(t *testing.T, expression string, props []byte) {
-		e, err := ParseSQL(expression)
+		var e *Expr
+		var v value
+		var err error
+		alloctest.AtMost(t, 400*len(expression)+20*len(props), func() {
+			if e, err = ParseSQL(expression); err == nil {
+				v = e.sql.evaluate(props)
+			}
+		})
 		if err != nil {
 			return
 		}
-		v := e.sql.evaluate(props)
 		if _, ok := answers[v]; !ok {
 			t.Fatalf("%q is %+v", expression, v)
 		}

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/cairnmq/cairn/internal/alloctest"
 )
 
 func TestBatchReturnsWhatWasAppended(t *testing.T) {
@@ -82,7 +84,9 @@ func FuzzDecodeBatch(f *testing.F) {
 	f.Add(golden(f, "batch-1.bin"))
 	f.Add(AppendBatchItem(AppendBatchItem(nil, &Message{Flag: 1}), &Message{Body: []byte("b")}))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		messages, err := DecodeBatch(body[:len(body):len(body)])
+		var messages []Message
+		var err error
+		alloctest.AtMost(t, 64*len(body), func() { messages, err = DecodeBatch(body[:len(body):len(body)]) })
 		if err != nil {
 			if !errors.Is(err, ErrCorrupt) {
 				t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/cairnmq/cairn/internal/alloctest"
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
 )
@@ -145,13 +146,16 @@ func FuzzRecords(f *testing.F) {
 	f.Add(CommitRecord([]Commit{{1, 2, 3, 4}}).Payload)
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		var p, q Pop
-		if p.decode(payload) == nil {
+		var err error
+		alloctest.AtMost(t, 100*len(payload), func() { err = p.decode(payload) })
+		if err == nil {
 			if err := q.decode(p.Record().Payload); err != nil || !sameBytes(&p, &q) {
 				t.Fatalf("%+v became %+v, %v", p, q, err)
 			}
 		}
 		var a, b Ack
-		if a.decode(payload) == nil {
+		alloctest.AtMost(t, 100*len(payload), func() { err = a.decode(payload) })
+		if err == nil {
 			if err := b.decode(AckRecord(&a).Payload); err != nil || !reflect.DeepEqual(a, b) {
 				t.Fatalf("%+v became %+v, %v", a, b, err)
 			}

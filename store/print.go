@@ -29,8 +29,13 @@ func init() {
 	}))
 }
 
-// DescribeMessage prints a record that carries a message; ok is false for others, and for those that cannot be read.
+// DescribeMessage prints a record that carries a message or lets a queue begin; ok is false for others, and for those that cannot
+// be read.
 func DescribeMessage(r record.Record) (text string, ok bool) {
+	if r.Kind == record.KindStart {
+		s, err := decodeStart(r.Payload)
+		return fmt.Sprintf("topic %d queue %d begins at offset %d", s.topic, s.queue, s.min), err == nil
+	}
 	m, err := split(r)
 	if err != nil {
 		return "", false

@@ -73,7 +73,7 @@ var _ kvindex.Fold = (*queueFold)(nil)
 func (f *queueFold) Kinds() []record.Kind {
 	return []record.Kind{
 		record.KindMessage, record.KindDelayed, record.KindHalf, record.KindCopy, record.KindForward, record.KindTrim,
-		record.KindDropHour,
+		record.KindDropHour, record.KindStart,
 	}
 }
 
@@ -85,6 +85,8 @@ func (f *queueFold) Apply(b *kvindex.Batch, at record.Position, r record.Record)
 		return f.applyTrim(b, r.Payload)
 	case record.KindDropHour:
 		return f.applyDropHour(b, r.Payload)
+	case record.KindStart:
+		return f.applyStart(b, r.Payload)
 	}
 	return record.Outcome{}, fmt.Errorf("queues: record of kind %v at %d is not theirs", r.Kind, at)
 }
@@ -344,6 +346,23 @@ func (f *queueFold) splitRun(b *kvindex.Batch, p *pending, at int64) (err error)
 	}
 	b.Set(it.Key(), appendRun(nil, r.timestamp, rest))
 	return nil
+}
+
+// applyStart lets a queue begin at an offset. It is refused when the topic is not there, and when the queue has a place already.
+func (f *queueFold) applyStart(b *kvindex.Batch, payload []byte) (record.Outcome, error) {
+	s, err := decodeStart(payload)
+	if err != nil {
+		return record.Outcome{}, err
+	}
+	p, err := f.open(b, queueKey{s.topic, s.queue})
+	if err != nil {
+		return record.Outcome{}, err
+	}
+	if p == nil || p.max > 0 {
+		return record.Outcome{Refused: true}, nil
+	}
+	p.min, p.max, p.base, p.row = s.min, s.min, s.min, true
+	return record.Outcome{Offset: s.min}, nil
 }
 
 // applyDropHour removes an hour of the key index and of the buckets, and what ended up to then. An hour that the batch's own time has not passed is

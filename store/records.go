@@ -223,6 +223,27 @@ func decodeTrim(payload []byte) ([]trim, error) {
 	return out, nil
 }
 
+// StartRecord makes the record that lets a queue begin at an offset, which is not negative. It is refused when the queue has ever
+// had a message.
+//
+//	┌──────────┬──────────┬───────────┐
+//	│ topic 8  │ queue 4  │ offset 8  │
+//	└──────────┴──────────┴───────────┘
+func StartRecord(topic kvindex.ID, queue int32, offset int64) record.Record {
+	return record.Record{Kind: record.KindStart, Payload: encodeTrim([]trim{{topic, queue, offset}})}
+}
+
+func decodeStart(payload []byte) (trim, error) {
+	if len(payload) != trimBytes {
+		return trim{}, fmt.Errorf("start record of %d bytes: %w", len(payload), errMalformed)
+	}
+	trims, err := decodeTrim(payload)
+	if err != nil || trims[0].queue < 0 || trims[0].min < 0 {
+		return trim{}, fmt.Errorf("start record: %w", errMalformed)
+	}
+	return trims[0], nil
+}
+
 // encodeDropHour makes the payload of a drop-hour record.
 //
 //	┌─────────┐

@@ -259,6 +259,11 @@ func (s *Store) Propose(p *commitlog.Proposal) error {
 	}
 	for i := range p.Records {
 		r := &p.Records[i]
+		if r.Kind == record.KindStart {
+			if _, err := decodeStart(r.Payload); err != nil {
+				return fmt.Errorf("store: %w", err)
+			}
+		}
 		if s.folder.owner[r.Kind] == 0 {
 			return fmt.Errorf("store: record of kind %v: %w", r.Kind, errMalformed)
 		}

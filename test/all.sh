@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs every test suite and prints each one's result. Needs Go; what else a suite needs (RocksDB's library, a JDK, Maven) is
-# installed by the system's package client when it is absent.
+# Runs every test suite and prints each one's result. Needs Go; what else a suite needs (RocksDB's library, a JDK, Maven, Python,
+# Node, Cargo) is installed by the system's package client when it is absent.
 #   test/all.sh              everything
 #   test/all.sh lint unit    these suites only
-# Suites: lint unit model rocksdb system client-go-v2 java
+# Suites: lint unit model rocksdb system client-go-v2 clients java mqadmin
 #   MODEL_RUNS=1000000 test/all.sh model    a longer run of POP against its models; the default is 10000
 set -u
 cd "$(dirname "$0")/.."
@@ -51,9 +51,17 @@ suite_rocksdb() {
   go vet -tags grocksdb ./kvindex/ && go test -tags grocksdb -timeout 15m ./kvindex/... ./store/ ./pop/ ./delay/ ./txn/ ./broker/
 }
 
-suite_system() { go build -o "$CAIRN_TEST_BIN" ./cmd/cairn && go test -count=1 -timeout 15m ./test/...; }
+suite_system() { go build -o "$CAIRN_TEST_BIN" ./cmd/cairn && CAIRN_CLIENTS= go test -count=1 -timeout 15m ./test/...; }
 
 suite_client-go-v2() { go build -o "$CAIRN_TEST_BIN" ./cmd/cairn && (cd test/clientgov2 && go test -count=1 -timeout 10m ./...); }
+
+suite_clients() { # official clients of other languages, against what they saw at the reference; CAIRN_CLIENTS names some only
+  need python3 python3 || return 1
+  python3 -c 'import ensurepip' 2>/dev/null || need python3-venv python3-venv || return 1
+  need npm nodejs npm || return 1
+  need cargo cargo || return 1
+  go build -o "$CAIRN_TEST_BIN" ./cmd/cairn && CAIRN_CLIENTS="${CAIRN_CLIENTS:-python node rust}" go test -count=1 -timeout 15m ./test/clients
+}
 
 suite_java() {
   need javac default-jdk-headless || return 1
@@ -61,7 +69,13 @@ suite_java() {
   go build -o "$CAIRN_TEST_BIN" ./cmd/cairn && ./test/java/run.sh
 }
 
-for s in ${*:-lint unit model rocksdb system client-go-v2 java}; do
+suite_mqadmin() { # every subcommand of mqadmin
+  need javac default-jdk-headless || return 1
+  need mvn maven || return 1
+  go build -o "$CAIRN_TEST_BIN" ./cmd/cairn && ./test/java/run.sh mqadmin
+}
+
+for s in ${*:-lint unit model rocksdb system client-go-v2 clients java mqadmin}; do
   declare -F "suite_$s" >/dev/null || { echo "no such suite: $s"; exit 2; }
   echo "== $s"
   t0=$(date +%s)

@@ -14,11 +14,15 @@ import (
 
 func newCluster() *cobra.Command {
 	t := &tools{}
-	c := &cobra.Command{Use: "cluster", Short: "Show brokers and what they are doing"}
+	c := &cobra.Command{Use: "cluster", Short: "Show brokers and what they are doing", Example: `  cairn cluster brokers
+  cairn cluster rates
+  cairn cluster status broker-a -o json`}
 	t.flags(c)
-	c.AddCommand(&cobra.Command{Use: "list", Short: "List clusters and brokers", Args: cobra.NoArgs, RunE: t.run(func([]string) error { return t.listCluster() })},
+	c.AddCommand(&cobra.Command{Use: "list", Aliases: []string{"brokers"}, Short: "List clusters and brokers", Args: cobra.NoArgs, RunE: t.run(func([]string) error { return t.listCluster() })},
 		&cobra.Command{Use: "status [BROKER]", Short: "Show a broker's runtime figures", Args: cobra.MaximumNArgs(1),
-			RunE: t.run(func(args []string) error { return t.status(args) })})
+			RunE: t.run(func(args []string) error { return t.status(args) })},
+		&cobra.Command{Use: "rates", Short: "Show how many messages come and go", Args: cobra.NoArgs,
+			RunE: t.run(func([]string) error { return t.clusterRates() })})
 	return c
 }
 

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,7 +18,7 @@ import (
 
 func newGroup() *cobra.Command {
 	t := &tools{}
-	c := &cobra.Command{Use: "group", Short: "List, show, create, delete and reset consumer groups", Example: `  cairn group list
+	c := &cobra.Command{Use: "group", Short: "List, show, create, change, delete and reset consumer groups", Example: `  cairn group list
   cairn group show billing
   cairn group reset billing orders --to 2026-01-31T08:00:00Z`}
 	t.flags(c)
@@ -30,17 +29,41 @@ func newGroup() *cobra.Command {
 		RunE: t.run(func(args []string) error { return t.createGroup(args[0], retries, orderly, attributes) })}
 	create.Flags().Int32Var(&retries, "retries", 16, "deliveries after the first before a message is a dead letter")
 	create.Flags().BoolVar(&orderly, "orderly", false, "messages of a group or queue come in order")
-	create.Flags().StringVar(&attributes, "attributes", "", "attributes to set and remove: +KEY=VALUE,-KEY; with +dlq.redrive.after=1h,+dlq.redrive.max=3\ndead letters go back by themselves an hour later, three times")
+	create.Flags().StringVar(&attributes, "attributes", "", "attributes to set and remove: +KEY=VALUE,-KEY; with +dlq.redrive.after=1h,+dlq.redrive.max=3\ndead letters go back by themselves an hour later, three times; with +queues.virtual=true\nall consumers that pull get work, also when they are more than the queues of the topic")
 	var to string
-	reset := &cobra.Command{Use: "reset GROUP TOPIC", Short: "Move a group to another place in a topic", Args: cobra.ExactArgs(2),
+	var queue int32
+	var offset int64
+	reset := &cobra.Command{Use: "reset GROUP TOPIC", Aliases: []string{"reset-offset"}, Short: "Move a group to another place in a topic", Args: cobra.ExactArgs(2),
 		Long: "Moves a group in all queues of a topic: to the first message at or after a time, or to the earliest or latest one.\nIt takes effect at once, also for consumers that are connected.",
-		RunE: t.run(func(args []string) error { return t.resetGroup(args[0], args[1], to) })}
+		Example: `  cairn group reset billing orders --to earliest
+  cairn group reset billing orders --to 2026-01-31T08:00:00Z
+  cairn group reset billing orders --queue 3 --offset 1500`}
+	reset.RunE = t.run(func(args []string) error {
+		at, in := reset.Flags().Changed("offset"), reset.Flags().Changed("queue")
+		switch {
+		case at != in || at && to != "":
+			return usagef("give --to, or --queue and --offset")
+		case at:
+			return t.resetToOffset(args[0], args[1], queue, offset)
+		}
+		return t.resetGroup(args[0], args[1], to)
+	})
 	reset.Flags().StringVar(&to, "to", "", "earliest, latest, milliseconds since 1970, or a time such as 2026-01-31T08:00:00Z")
+	reset.Flags().Int32Var(&queue, "queue", 0, "only this queue, to --offset")
+	reset.Flags().Int64Var(&offset, "offset", 0, "an offset of --queue")
+	var topic string
+	clone := &cobra.Command{Use: "clone-offsets FROM TO", Short: "Put a group where another one stands", Args: cobra.ExactArgs(2),
+		Long:    "Gives TO the committed offsets of FROM, in one topic or in all. What FROM has no place in stays as it is.",
+		Example: "  cairn group clone-offsets billing billing-test\n  cairn group clone-offsets billing billing-test --topic orders",
+		RunE:    t.run(func(args []string) error { return t.cloneOffsets(args[0], args[1], topic) })}
+	clone.Flags().StringVar(&topic, "topic", "", "only in this topic")
 	var clean bool
 	del := &cobra.Command{Use: "delete NAME", Short: "Delete a consumer group", Args: cobra.ExactArgs(1),
 		RunE: t.run(func(args []string) error { return t.deleteGroup(args[0], clean) })}
 	del.Flags().BoolVar(&clean, "offsets", true, "its offsets too")
-	c.AddCommand(create, reset, del,
+	c.AddCommand(create, t.newGroupUpdate(), reset, clone, del,
+		&cobra.Command{Use: "connections NAME", Short: "Show who consumes in a group, and what it subscribes to", Args: cobra.ExactArgs(1),
+			Example: "  cairn group connections billing", RunE: t.run(func(args []string) error { return t.groupConnections(args[0]) })},
 		&cobra.Command{Use: "list", Short: "List consumer groups", Args: cobra.NoArgs, RunE: t.run(func([]string) error { return t.listGroups() })},
 		&cobra.Command{Use: "show NAME", Short: "Show where a group stands and who consumes", Args: cobra.ExactArgs(1),
 			Long: `Shows what a group has before it in each of its topics, then the same by queue, then who consumes.
@@ -84,25 +107,12 @@ func (t *tools) listGroups() error {
 
 func (t *tools) createGroup(name string, retries int32, orderly bool, attributes string) error {
 	g := catalog.DefaultGroup(name)
-	g.RetryMaxTimes, g.ConsumeMessageOrderly, g.Attributes = retries, orderly, map[string]string{}
-	for item := range strings.SplitSeq(attributes, ",") {
-		if item = strings.TrimSpace(item); item == "" {
-			continue
-		}
-		key, value, _ := strings.Cut(item, "=")
-		if key[0] != '+' && key[0] != '-' {
-			return usagef("--attributes: %q is neither +KEY=VALUE nor -KEY", item)
-		}
-		g.Attributes[key] = value
-	}
-	data, err := json.Marshal(g)
+	changes, err := attributeChanges(attributes)
 	if err != nil {
 		return err
 	}
-	err = t.eachMaster(func(_, addr string) error {
-		_, err := t.call(addr, wire.UpdateAndCreateGroup, nil, data, nil)
-		return err
-	})
+	g.RetryMaxTimes, g.ConsumeMessageOrderly, g.Attributes = retries, orderly, changes
+	err = t.eachMaster(func(_, addr string) error { return t.putGroup(addr, g) })
 	if err != nil {
 		return err
 	}

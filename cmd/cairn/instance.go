@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/cairnmq/cairn/broker"
 	"github.com/cairnmq/cairn/configs"
 	"github.com/cairnmq/cairn/internal/clock"
+	"github.com/cairnmq/cairn/internal/telemetry"
 	"github.com/cairnmq/cairn/internal/wire"
 	doorgrpc "github.com/cairnmq/cairn/server/grpc"
 	doorhttp "github.com/cairnmq/cairn/server/http"
@@ -31,6 +33,7 @@ import (
 type instance struct {
 	broker    *broker.Broker
 	registrar *nameserver.Registrar
+	push      *telemetry.Pusher // nil: nobody is pushed metrics to
 	doors     []door
 	failed    chan error // a door that ended by itself
 	addrs     addresses
@@ -111,13 +114,22 @@ func start(ctx context.Context, cfg configs.Config, log zerolog.Logger) (_ *inst
 	if err != nil {
 		return nil, err
 	}
+	if cfg.OTLPEndpoint != "" {
+		in.push, err = telemetry.Start(telemetry.Options{
+			Endpoint: cfg.OTLPEndpoint, Interval: cfg.OTLPInterval, Gatherer: registry, Instance: cfg.Name, Logger: log,
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
 	wireOptions := wire.Options{TLS: tlsConfig, Logger: log}
 	if ln := listeners["remoting"]; ln != nil {
 		d := remoting.New(in.broker, remoting.Options{Wire: wireOptions, Logger: log})
 		in.serve("remoting", ln, d.Serve, d.Close)
+		in.serveVIP(cfg.Remoting, d)
 	}
 	if ln := listeners["grpc"]; ln != nil {
-		d := doorgrpc.New(in.broker, doorgrpc.Options{TLS: tlsConfig, Logger: log})
+		d := doorgrpc.New(in.broker, doorgrpc.Options{TLS: tlsConfig, Version: version(), Logger: log})
 		in.serve("grpc", ln, d.Serve, d.Close)
 	}
 	if ln := listeners["nameserver"]; ln != nil {
@@ -184,6 +196,32 @@ func (in *instance) serve(name string, ln net.Listener, serve func(net.Listener)
 	})
 }
 
+// vipBelow is how far below a broker's port clients with vipChannelEnabled look for it (MixAll.brokerVIPChannel of rocketmq-common 5.5);
+// RocketMQ Dashboard does so unless it is told otherwise.
+const vipBelow = 2
+
+// serveVIP serves Remoting there as well. When it cannot, only those clients miss it. A port that the system chooses has none.
+func (in *instance) serveVIP(addr string, d *remoting.Door) {
+	host, text, err := net.SplitHostPort(addr)
+	if err != nil {
+		return
+	}
+	port, err := strconv.Atoi(text)
+	if err != nil || port <= vipBelow {
+		return
+	}
+	ln, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port-vipBelow)))
+	if err != nil {
+		in.log.Warn().Err(err).Msg("cannot listen where clients with vipChannelEnabled look, two below the Remoting port")
+		return
+	}
+	in.wg.Go(func() { // until the door is closed
+		if err := d.Serve(ln); err != nil {
+			in.log.Error().Err(err).Msg("clients with vipChannelEnabled are not served any more")
+		}
+	})
+}
+
 // close stops the doors in reverse order (clients are told to go elsewhere, requests under way are answered), then the
 // broker. It may be called on a half-started instance.
 func (in *instance) close() error {
@@ -200,6 +238,11 @@ func (in *instance) close() error {
 	}
 	in.stop()
 	in.wg.Wait()
+	if in.push != nil {
+		if err := in.push.Close(ctx); err != nil {
+			errs = append(errs, err)
+		}
+	}
 	if in.broker != nil {
 		if err := in.broker.Close(); err != nil {
 			errs = append(errs, fmt.Errorf("close the broker: %w", err))

@@ -56,7 +56,7 @@ Every command explains itself with --help; -o json gives output for scripts.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%w (see '%s --help')", err, c.CommandPath())
 	})
-	root.AddCommand(newServe(), newQuickstart(), newTopic(), newGroup(), newMessage(), newTimer(), newTxn(), newDLQ(), newCluster(), newBench(), newDebug(), newConfig())
+	root.AddCommand(newServe(), newQuickstart(), newTopic(), newGroup(), newMessage(), newTimer(), newTxn(), newDLQ(), newCluster(), newMetadata(), newImport(), newBench(), newDebug(), newConfig())
 	return root
 }
 
@@ -88,17 +88,19 @@ func newConfig() *cobra.Command {
 	return c
 }
 
-// newLogger writes readable lines to a terminal and JSON elsewhere, unless the format says otherwise.
+// newLogger writes readable lines to a terminal and JSON elsewhere, unless the format says otherwise. The level is the process's, so
+// that it can be changed while the broker runs.
 func newLogger(w *os.File, level, format string) zerolog.Logger {
 	l, err := zerolog.ParseLevel(level)
 	if err != nil {
 		l = zerolog.InfoLevel
 	}
+	zerolog.SetGlobalLevel(l)
 	zerolog.TimeFieldFormat = zerolog.TimeFormatUnixMs
 	zerolog.DurationFieldUnit = 1e6
 	var out io.Writer = w
 	if format == "text" || format == "auto" && term.IsTerminal(int(w.Fd())) {
 		out = zerolog.ConsoleWriter{Out: w, TimeFormat: "15:04:05.000", NoColor: !term.IsTerminal(int(w.Fd()))}
 	}
-	return zerolog.New(out).Level(l).With().Timestamp().Logger()
+	return zerolog.New(out).With().Timestamp().Logger()
 }

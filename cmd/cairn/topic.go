@@ -14,7 +14,7 @@ import (
 
 func newTopic() *cobra.Command {
 	t := &tools{}
-	c := &cobra.Command{Use: "topic", Short: "List, show, create and delete topics", Example: `  cairn topic list
+	c := &cobra.Command{Use: "topic", Short: "List, show, create, change and delete topics", Example: `  cairn topic list
   cairn topic create orders --queues 16
   cairn topic show orders -o json`}
 	t.flags(c)
@@ -29,7 +29,11 @@ func newTopic() *cobra.Command {
 	create.Flags().IntVarP(&queues, "queues", "q", 8, "queues to read and write")
 	create.Flags().IntVarP(&perm, "perm", "p", 6, "4 read, 2 write, 6 both")
 	create.Flags().StringArrayVar(&attrs, "attribute", nil, "+key=value sets, -key removes an attribute, for example +message.type=FIFO")
-	c.AddCommand(list, create,
+	c.AddCommand(list, create, t.newTopicUpdate(),
+		&cobra.Command{Use: "stats NAME", Short: "Show what is sent to a topic and what its groups are given", Args: cobra.ExactArgs(1),
+			Example: "  cairn topic stats orders", RunE: t.run(func(args []string) error { return t.topicStats(args[0]) })},
+		&cobra.Command{Use: "route NAME", Short: "Show where clients find a topic", Args: cobra.ExactArgs(1),
+			Example: "  cairn topic route orders", RunE: t.run(func(args []string) error { return t.topicRoute(args[0]) })},
 		&cobra.Command{Use: "show NAME", Short: "Show a topic's queues and offsets", Args: cobra.ExactArgs(1),
 			RunE: t.run(func(args []string) error { return t.showTopic(args[0]) })},
 		&cobra.Command{Use: "delete NAME", Short: "Delete a topic with its messages", Args: cobra.ExactArgs(1),

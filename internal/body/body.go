@@ -201,6 +201,7 @@ func standard(data []byte) ([]byte, error) {
 type scanner struct {
 	in, out []byte
 	at      int
+	inKey   bool
 }
 
 func (s *scanner) space() {
@@ -273,13 +274,20 @@ func (s *scanner) members(depth int, closing byte, keyed bool) error {
 	}
 }
 
-// key reads a key, which may be a string, a number or an object, and writes a string.
+// key reads a key, which may be a string, a number or an object, and writes a string. Within such an object keys are strings: no
+// body has it otherwise, and each further level would double what is written.
 func (s *scanner) key(depth int) error {
 	if s.peek() == '"' {
 		return s.str()
 	}
+	if s.inKey {
+		return s.errorf("a key within a key is not a string")
+	}
 	mark := len(s.out)
-	if err := s.value(depth + 1); err != nil {
+	s.inKey = true
+	err := s.value(depth + 1)
+	s.inKey = false
+	if err != nil {
 		return err
 	}
 	quoted, err := json.Marshal(string(s.out[mark:]))

@@ -62,6 +62,8 @@ const (
 	// that is redriven, or what a group that pulls now had popped. It is a copy, since such messages are few, stay for a
 	// retention of their own, and must not keep old segments (package store for the message, package pop for the checkpoint).
 	KindForward Kind = 21
+	// KindStart lets a queue that never had a message begin at an offset, when it is moved here from elsewhere (package store).
+	KindStart Kind = 22
 )
 
 var kindNames = map[Kind]string{
@@ -70,6 +72,7 @@ var kindNames = map[Kind]string{
 	KindCommit: "commit", KindReset: "reset", KindPop: "pop", KindAck: "ack", KindExtend: "extend",
 	KindDelayed: "delayed", KindFire: "fire", KindRecall: "recall", KindCopy: "copy",
 	KindHalf: "half", KindEnd: "end", KindCheck: "check", KindForward: "forward",
+	KindStart: "start",
 }
 
 // Kinds lists every kind that is defined.

@@ -249,7 +249,8 @@ func (s *Server) logEnd(c *Conn) {
 
 // dispatch is Conn.serve of every connection.
 func (s *Server) dispatch(c *Conn, cmd *Command) {
-	if s.goAway.Load() && cmd.Version > Version5_3_1 {
+	// One-way requests are served to the end: their sender would never hear that they were not.
+	if s.goAway.Load() && cmd.Version > Version5_3_1 && !cmd.IsOneWay() {
 		c.Respond(cmd, cmd.Reply(GoAway, "please go away"))
 		return
 	}

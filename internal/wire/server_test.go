@@ -621,7 +621,13 @@ func TestShutdownCutsOffWhatLasts(t *testing.T) {
 }
 
 func TestGoAway(t *testing.T) {
-	s := serve(t, Options{Grace: time.Hour}, echo)
+	oneWays := make(chan struct{}, 1)
+	s := serve(t, Options{Grace: time.Hour}, func(c *Conn, cmd *Command) {
+		if cmd.IsOneWay() {
+			oneWays <- struct{}{}
+		}
+		echo(c, cmd)
+	})
 	c := dial(t, s, ClientOptions{})
 	if _, err := c.Invoke(t.Context(), NewRequest(1)); err != nil {
 		t.Fatal(err)
@@ -641,6 +647,10 @@ func TestGoAway(t *testing.T) {
 	if resp, err := c.Invoke(t.Context(), old); err != nil || resp.Code != Success {
 		t.Fatal(resp, err)
 	}
+	if err := c.OneWay(NewRequest(1)); err != nil { // nobody could tell its sender to try elsewhere
+		t.Fatal(err)
+	}
+	<-oneWays
 	cancel()
 	<-down
 }

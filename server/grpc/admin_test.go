@@ -1,103 +1,72 @@
 package grpc
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
-	"fmt"
+	"reflect"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	pb "github.com/apache/rocketmq-clients/golang/v5/protocol/v2"
+	"github.com/rs/zerolog"
 	"google.golang.org/grpc"
 	grpccodes "google.golang.org/grpc/codes"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protodesc"
+
+	"github.com/cairnmq/cairn/internal/body"
+	"github.com/cairnmq/cairn/server/grpc/adminpb"
 )
 
-// bytesCodec lets a test write and read messages itself.
-type bytesCodec struct{}
-
-func (bytesCodec) Name() string { return "proto" }
-
-func (bytesCodec) Marshal(v any) (mem.BufferSlice, error) {
-	return mem.BufferSlice{mem.SliceBuffer(v.([]byte))}, nil
-}
-
-func (bytesCodec) Unmarshal(data mem.BufferSlice, v any) error {
-	*v.(*[]byte) = data.Materialize()
-	return nil
-}
-
-// wireFields are the fields of a message: numbers, and bytes, the last of each.
-func wireFields(b []byte) (numbers map[protowire.Number]uint64, texts map[protowire.Number][]byte, err error) {
-	numbers, texts = map[protowire.Number]uint64{}, map[protowire.Number][]byte{}
-	for len(b) > 0 {
-		field, kind, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return nil, nil, protowire.ParseError(n)
-		}
-		b = b[n:]
-		switch kind {
-		case protowire.VarintType:
-			numbers[field], n = protowire.ConsumeVarint(b)
-		case protowire.BytesType:
-			texts[field], n = protowire.ConsumeBytes(b)
-		default:
-			return nil, nil, errors.New("neither a number nor bytes")
-		}
-		if n < 0 {
-			return nil, nil, protowire.ParseError(n)
-		}
-		b = b[n:]
-	}
-	return numbers, texts, nil
-}
-
-// accumulated asks for the accumulation of a group, and of a topic when that has a name.
-func (s *stub) accumulated(group, topic string, more ...byte) (*pb.Status, map[protowire.Number]uint64, map[protowire.Number]uint64) {
+// admin calls an rpc of the Admin service. It sends no client id: tools have none.
+func (s *stub) admin(name string, req, resp proto.Message) {
 	s.Helper()
-	g, err := proto.Marshal(resource(group))
-	if err != nil {
-		s.Fatal(err)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := s.conn.Invoke(ctx, "/apache.rocketmq.v2.Admin/"+name, req, resp); err != nil {
+		s.Fatalf("%s: %v", name, err)
 	}
-	req := appendBytes(appendString(nil, 1, "a deployment"), 2, g)
-	if topic != "" {
-		t, err := proto.Marshal(resource(topic))
-		if err != nil {
-			s.Fatal(err)
+}
+
+// refused calls an rpc and wants it to be answered with a code.
+func (s *stub) refused(name string, req proto.Message, resp interface {
+	proto.Message
+	GetStatus() *pb.Status
+}, want pb.Code) {
+	s.Helper()
+	proto.Reset(resp)
+	s.admin(name, req, resp)
+	if got := resp.GetStatus(); got.GetCode() != want {
+		s.Errorf("%s(%v): %v, want %v", name, req, got, want)
+	}
+}
+
+// TestAdminServesTheWholeService holds what is registered against the declaration.
+func TestAdminServesTheWholeService(t *testing.T) {
+	declared := adminpb.File_server_grpc_adminpb_admin_proto.Services().ByName("Admin").Methods()
+	var want, got []string
+	for i := range declared.Len() {
+		want = append(want, string(declared.Get(i).Name()))
+	}
+	for _, r := range AdminRpcs() {
+		got = append(got, r.Name)
+		if !r.Served || r.Note == "" {
+			t.Errorf("%+v", r)
 		}
-		req = appendBytes(req, 3, t)
 	}
-	var resp []byte
-	err = s.conn.Invoke(s.ctx(10*time.Second), "/apache.rocketmq.v2.Admin/DescribeGroupAccumulation", append(req, more...), &resp, grpc.ForceCodecV2(bytesCodec{}))
-	if err != nil {
-		s.Fatal(err)
+	if !slices.Equal(got, want) || len(want) != 16 {
+		t.Errorf("served %q, declared %q", got, want)
 	}
-	_, texts, err := wireFields(resp)
-	if err != nil {
-		s.Fatal(err)
+	if n := len(adminNotes); n != len(want) {
+		t.Errorf("%d notes", n)
 	}
-	st := &pb.Status{}
-	if err := proto.Unmarshal(texts[1], st); err != nil {
-		s.Fatal(err)
+	if fd := protodesc.ToFileDescriptorProto(adminpb.File_server_grpc_adminpb_admin_proto); fd.GetPackage() == "apache.rocketmq.v2" {
+		t.Error("the messages have the names that a later release of the official package brings")
 	}
-	all, _, err := wireFields(texts[2])
-	if err != nil {
-		s.Fatal(err)
-	}
-	_, entry, err := wireFields(texts[3])
-	if err != nil {
-		s.Fatal(err)
-	}
-	if topic != "" && st.GetCode() == pb.Code_OK && string(entry[1]) != topic {
-		s.Fatalf("the entry is for topic %q", entry[1])
-	}
-	one, _, err := wireFields(entry[2])
-	if err != nil {
-		s.Fatal(err)
-	}
-	return st, all, one
 }
 
 func TestDescribeGroupAccumulation(t *testing.T) {
@@ -124,60 +93,201 @@ func TestDescribeGroupAccumulation(t *testing.T) {
 	}
 	s.ack("t", "g", held[0].GetSystemProperties().GetReceiptHandle())
 	s.send("t", "e", "f")
-	check := func(what string, got map[protowire.Number]uint64, inFlight, ready uint64) {
+	check := func(what string, got *adminpb.DescribeGroupAccumulationResponse_GroupAccumulation, inFlight, ready int64) {
 		t.Helper()
-		if got[1] != inFlight || got[2] != ready || got[3] != inFlight+ready {
+		if got.GetInflightMessages() != inFlight || got.GetReadyMessages() != ready || got.GetAccumulation() != inFlight+ready {
 			t.Errorf("%s: %v, want %d in flight and %d ready", what, got, inFlight, ready)
 		}
 	}
-	st, all, one := s.accumulated("g", "t")
-	if st.GetCode() != pb.Code_OK {
-		t.Fatal(st)
+	resp := &adminpb.DescribeGroupAccumulationResponse{}
+	s.admin("DescribeGroupAccumulation", &adminpb.DescribeGroupAccumulationRequest{
+		DeploymentName: proto.String("any"), Group: resource("g"), Topics: []*pb.Resource{resource("t")},
+	}, resp)
+	if resp.GetStatus().GetCode() != pb.Code_OK || len(resp.GetTopicAccumulation()) != 1 {
+		t.Fatal(resp)
 	}
-	check("all", all, 3, 2)
+	check("all", resp.GetAccumulation(), 3, 2)
+	one := resp.GetTopicAccumulation()["t"]
 	check("t", one, 2, 2)
-	if now := uint64(time.Now().UnixMilli()); one[5] == 0 || one[5] > now {
-		t.Errorf("the last settled message was stored at %d", one[5])
+	if now := time.Now().UnixMilli(); one.GetLastConsumeTimestamp() == 0 || one.GetLastConsumeTimestamp() > now {
+		t.Errorf("the last settled message was stored at %d", one.GetLastConsumeTimestamp())
 	}
-	_, all, one = s.accumulated("g", "")
-	check("all", all, 3, 2)
-	if len(one) != 0 {
-		t.Errorf("a topic that nobody asked for: %v", one)
+	if wait := one.GetDeliverDelayTime().AsDuration(); wait < 0 || wait > time.Minute {
+		t.Errorf("the first that nobody was handed is there for %s", wait)
 	}
 	for _, c := range []struct {
 		group, topic string
-		more         []byte
+		lite         *string
 		want         pb.Code
 	}{
 		{"none", "", nil, pb.Code_CONSUMER_GROUP_NOT_FOUND}, {"", "", nil, pb.Code_ILLEGAL_CONSUMER_GROUP},
-		{"g", "none", nil, pb.Code_TOPIC_NOT_FOUND}, {"g", "t", appendString(nil, 4, "lite"), pb.Code_UNSUPPORTED},
+		{"g", "none", nil, pb.Code_TOPIC_NOT_FOUND}, {"g", "t", proto.String("lite"), pb.Code_UNSUPPORTED},
 	} {
-		if st, _, _ := s.accumulated(c.group, c.topic, c.more...); st.GetCode() != c.want {
-			t.Errorf("group %q, topic %q: %v, want %v", c.group, c.topic, st, c.want)
+		req := &adminpb.DescribeGroupAccumulationRequest{Group: resource(c.group), LiteTopic: c.lite}
+		if c.topic != "" {
+			req.Topics = []*pb.Resource{resource(c.topic)}
 		}
-	}
-	var resp []byte
-	err := s.conn.Invoke(s.ctx(10*time.Second), "/apache.rocketmq.v2.Admin/QueryTimeSpan", []byte{}, &resp, grpc.ForceCodecV2(bytesCodec{}))
-	if status.Code(err) != grpccodes.Unimplemented {
-		t.Errorf("what is not served: %v", err)
-	}
-	err = s.conn.Invoke(s.ctx(10*time.Second), "/apache.rocketmq.v2.Admin/DescribeGroupAccumulation", []byte{0x12, 0x7f}, &resp, grpc.ForceCodecV2(bytesCodec{}))
-	if status.Code(err) != grpccodes.Internal {
-		t.Errorf("broken request: %v", err)
+		s.refused("DescribeGroupAccumulation", req, resp, c.want)
+		if resp.GetAccumulation() != nil {
+			t.Errorf("a refusal with %v", resp)
+		}
 	}
 }
 
-func FuzzAccumulationRequest(f *testing.F) {
-	g, err := proto.Marshal(resource("g"))
-	if err != nil {
-		f.Fatal(err)
+func TestAdminRefusesWhatIsNoMessage(t *testing.T) {
+	r := newRig(t)
+	s := r.stub("c")
+	err := s.conn.Invoke(s.ctx(10*time.Second), "/apache.rocketmq.v2.Admin/NoSuchThing", &pb.Resource{}, &pb.Resource{})
+	if status.Code(err) != grpccodes.Unimplemented {
+		t.Errorf("what is not there: %v", err)
 	}
-	f.Add(appendString(appendBytes(appendBytes(appendString(nil, 1, "d"), 2, g), 3, g), 4, "lite"))
-	f.Add([]byte{0x12, 0x7f})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		var r accumulationRequest
-		if err := r.decode(b); err == nil && len(r.topics) > len(b)/2 {
-			t.Error(fmt.Sprint(len(r.topics), " topics from ", len(b), " bytes"))
+	broken := &pb.Resource{} // field 2 of the request is a message, here it is a string that is none
+	broken.Name = "\x7f"
+	err = s.conn.Invoke(s.ctx(10*time.Second), "/apache.rocketmq.v2.Admin/DescribeTopicStatus", broken, &pb.Resource{})
+	if status.Code(err) != grpccodes.Internal {
+		t.Errorf("a broken request: %v", err)
+	}
+}
+
+func TestChangeLogLevel(t *testing.T) {
+	r := newRig(t)
+	s := r.stub("c")
+	before := zerolog.GlobalLevel()
+	t.Cleanup(func() { zerolog.SetGlobalLevel(before) })
+	resp := &pb.ChangeLogLevelResponse{}
+	for level, want := range map[pb.ChangeLogLevelRequest_Level]zerolog.Level{
+		pb.ChangeLogLevelRequest_TRACE: zerolog.TraceLevel, pb.ChangeLogLevelRequest_DEBUG: zerolog.DebugLevel,
+		pb.ChangeLogLevelRequest_WARN: zerolog.WarnLevel, pb.ChangeLogLevelRequest_ERROR: zerolog.ErrorLevel,
+	} {
+		s.admin("ChangeLogLevel", &pb.ChangeLogLevelRequest{Level: level}, resp)
+		if zerolog.GlobalLevel() != want || !strings.Contains(resp.GetRemark(), want.String()) {
+			t.Errorf("%v: the level is %v; %q", level, zerolog.GlobalLevel(), resp.GetRemark())
 		}
-	})
+	}
+	is := zerolog.GlobalLevel()
+	err := s.conn.Invoke(s.ctx(10*time.Second), "/apache.rocketmq.v2.Admin/ChangeLogLevel", &pb.ChangeLogLevelRequest{Level: 9}, resp)
+	if status.Code(err) != grpccodes.InvalidArgument || zerolog.GlobalLevel() != is {
+		t.Errorf("a level that is none: %v, the level is %v", err, zerolog.GlobalLevel())
+	}
+}
+
+func TestDescribeTopicStatus(t *testing.T) {
+	r := newRig(t)
+	began := time.Now().Add(-time.Second)
+	r.topic("fifo", "FIFO")
+	r.topic("mixed", "MIXED")
+	s, resp := r.stub("c"), &adminpb.DescribeTopicStatusResponse{}
+	s.admin("DescribeTopicStatus", &adminpb.DescribeTopicStatusRequest{Topic: resource("fifo")}, resp)
+	if resp.GetStatus().GetCode() != pb.Code_OK || resp.GetTopicMessageType() != pb.MessageType_FIFO ||
+		!reflect.DeepEqual(resp.GetTags(), map[string]string{"message.type": "FIFO"}) {
+		t.Error(resp)
+	}
+	if at := resp.GetCreateTimestamp().AsTime(); at.Before(began) || at.After(time.Now()) {
+		t.Errorf("it was made at %s", at)
+	}
+	s.refused("DescribeTopicStatus", &adminpb.DescribeTopicStatusRequest{Topic: resource("mixed")}, resp, pb.Code_OK)
+	if resp.GetTopicMessageType() != pb.MessageType_MESSAGE_TYPE_UNSPECIFIED {
+		t.Error(resp)
+	}
+	s.refused("DescribeTopicStatus", &adminpb.DescribeTopicStatusRequest{Topic: resource("none")}, resp, pb.Code_TOPIC_NOT_FOUND)
+	s.refused("DescribeTopicStatus", &adminpb.DescribeTopicStatusRequest{}, resp, pb.Code_ILLEGAL_TOPIC)
+}
+
+func TestGetTopicRoute(t *testing.T) {
+	r := newRig(t)
+	r.topic("t", "NORMAL")
+	if err := r.broker.PutKV(context.Background(), "ORDER_TOPIC_CONFIG", "t", "broker-a:4"); err != nil {
+		t.Fatal(err)
+	}
+	s, resp := r.stub("c"), &adminpb.GetTopicRouteResponse{}
+	for protocol, addr := range map[string]string{"": "127.0.0.1:10911", "remoting": "127.0.0.1:10911", "GRPC": "192.0.2.7:8081"} {
+		s.refused("GetTopicRoute", &adminpb.GetTopicRouteRequest{Topic: resource("t"), ProtocolType: protocol}, resp, pb.Code_OK)
+		var route body.TopicRoute
+		if err := json.Unmarshal([]byte(resp.GetTopicRouteData()), &route); err != nil {
+			t.Fatal(err)
+		}
+		if len(route.BrokerDatas) != 1 || route.BrokerDatas[0].BrokerAddrs[0] != addr || route.BrokerDatas[0].Cluster != "DefaultCluster" ||
+			len(route.QueueDatas) != 1 || route.QueueDatas[0].ReadQueueNums != 4 || route.OrderTopicConf != "broker-a:4" {
+			t.Errorf("%q: %+v", protocol, route)
+		}
+	}
+	s.refused("GetTopicRoute", &adminpb.GetTopicRouteRequest{Topic: resource("none")}, resp, pb.Code_TOPIC_NOT_FOUND)
+	s.refused("GetTopicRoute", &adminpb.GetTopicRouteRequest{Topic: resource("t"), ProtocolType: "smtp"}, resp, pb.Code_BAD_REQUEST)
+}
+
+func TestGetProxyRuntimeStats(t *testing.T) {
+	r := newRig(t)
+	r.topic("t", "NORMAL")
+	p, c := r.stub("p"), r.stub("c")
+	if _, _, err := p.telemetry(producerSettings("t")); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := c.telemetry(consumerSettings(pb.ClientType_SIMPLE_CONSUMER, "g", "t")); err != nil {
+		t.Fatal(err)
+	}
+	p.send("t", "a", "b", "c")
+	resp := &adminpb.GetProxyRuntimeStatsResponse{}
+	c.admin("GetProxyRuntimeStats", &adminpb.GetProxyRuntimeStatsRequest{}, resp)
+	if resp.GetStatus().GetCode() != pb.Code_OK || resp.GetProxyName() != "broker-a" || resp.GetInTps() <= 0 || resp.GetOutTps() != 0 ||
+		resp.GetConnections() != 2 || resp.GetProducers() != 1 || resp.GetConsumers() != 1 {
+		t.Error(resp)
+	}
+}
+
+func TestAdminSendMessage(t *testing.T) {
+	r := newRig(t)
+	r.topic("t", "NORMAL")
+	s, resp := r.stub("c"), &adminpb.AdminSendMessageResponse{}
+	s.refused("AdminSendMessage", &adminpb.AdminSendMessageRequest{
+		Topic: resource("t"), Tag: proto.String("tag"), Key: proto.String("key"), Body: []byte("hello"), UserProperties: map[string]string{"a": "b"},
+		ExtInfo: map[string]string{"protocol_type": "GRPC_V2"},
+	}, resp, pb.Code_OK)
+	id := resp.GetMessageId()
+	got, err := s.receive(s.ctx(10*time.Second), receiveRequest("t", "g", time.Minute))
+	if err != nil || len(got.messages) != 1 {
+		t.Fatalf("%v, %v", got, err)
+	}
+	m := got.messages[0]
+	if p := m.GetSystemProperties(); string(m.GetBody()) != "hello" || p.GetTag() != "tag" || !slices.Equal(p.GetKeys(), []string{"key"}) ||
+		p.GetMessageId() != id || id == "" || m.GetUserProperties()["a"] != "b" {
+		t.Error(m)
+	}
+	for want, req := range map[pb.Code]*adminpb.AdminSendMessageRequest{
+		pb.Code_MESSAGE_BODY_EMPTY: {Topic: resource("t")},
+		pb.Code_ILLEGAL_TOPIC:      {Topic: resource("TBW102"), Body: []byte("x")},
+		pb.Code_UNSUPPORTED: {Topic: resource("t"), Body: []byte("x"), SystemProperties: &pb.SystemProperties{
+			MessageType: pb.MessageType_TRANSACTION,
+		}},
+		pb.Code_MESSAGE_PROPERTY_CONFLICT_WITH_TYPE: {Topic: resource("t"), Body: []byte("x"), SystemProperties: &pb.SystemProperties{
+			MessageGroup: proto.String("in order"),
+		}},
+	} {
+		s.refused("AdminSendMessage", req, resp, want)
+	}
+}
+
+func TestReleaseOf(t *testing.T) {
+	// As the reference's own list has them.
+	for ordinal, want := range map[int32]string{
+		213: "4.0.0", 214: "4.0.1-SNAPSHOT", 215: "4.0.1", 233: "4.1.0", 401: "4.9.4", 409: "4.9.8", 413: "5.0.0", 475: "5.3.1", 513: "5.5.0", 79: "ordinal 79", -1: "ordinal -1",
+	} {
+		if got := releaseOf(ordinal); got != want {
+			t.Errorf("%d: %s, want %s", ordinal, got, want)
+		}
+	}
+}
+
+// TestAdminGoesThroughInterceptors: whoever guards the door guards this service too.
+func TestAdminGoesThroughInterceptors(t *testing.T) {
+	r := newRig(t)
+	var called string
+	guard := func(_ context.Context, _ any, info *grpc.UnaryServerInfo, _ grpc.UnaryHandler) (any, error) {
+		called = info.FullMethod
+		return nil, errors.New("no")
+	}
+	for _, m := range adminService.Methods {
+		if _, err := m.Handler(r.door, context.Background(), func(any) error { return nil }, guard); err == nil || called != "/apache.rocketmq.v2.Admin/"+m.MethodName {
+			t.Errorf("%s: %v, the guard saw %s", m.MethodName, err, called)
+		}
+	}
 }

@@ -42,9 +42,6 @@ func (codec) Marshal(v any) (mem.BufferSlice, error) {
 }
 
 func (codec) Unmarshal(data mem.BufferSlice, v any) error {
-	if r, ok := v.(*accumulationRequest); ok {
-		return r.decode(data.Materialize())
-	}
 	if err := protoCodec.Unmarshal(data, v); err != nil {
 		return fmt.Errorf("decode %T: %w", v, err)
 	}

@@ -1,4 +1,5 @@
-// Package grpc is the door for gRPC clients: apache.rocketmq.v2.MessagingService on the protocol package of the official Go client.
+// Package grpc is the door for gRPC clients: MessagingService and Admin of apache.rocketmq.v2, on the protocol package of the official
+// Go client.
 //
 // A call is decoded, checked, turned into a verb of package broker, and answered; failures travel in the protocol's own
 // Status, never as a gRPC error (streams that cannot go on, such as a Telemetry with impossible settings, are the exception).
@@ -29,8 +30,8 @@
 // # Reading order
 //
 // door.go, listen.go (plain text and TLS on one port), rpcs.go (what is served), caller.go and status.go; sessions.go,
-// telemetry.go and commands.go (who is there); route.go, send.go, transaction.go, recall.go, receive.go, ack.go, offsets.go, admin.go
-// (the calls); convert.go and codec.go (bytes).
+// telemetry.go and commands.go (who is there); route.go, send.go, transaction.go, recall.go, receive.go, ack.go, offsets.go
+// (the calls); admin.go, admin_groups.go, admin_messages.go, admin_ask.go (the Admin service); convert.go and codec.go (bytes).
 package grpc
 
 import (
@@ -48,7 +49,6 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/reflection"
 
 	"github.com/cairnmq/cairn/broker"
 	"github.com/cairnmq/cairn/internal/clock"
@@ -61,7 +61,9 @@ type Options struct {
 	TLS *tls.Config
 	// MaxConnections open at once, default 10,000; one more is closed at once.
 	MaxConnections int
-	Logger         zerolog.Logger
+	// Version is what the Admin service says that this is.
+	Version string
+	Logger  zerolog.Logger
 }
 
 const (
@@ -88,7 +90,11 @@ type Door struct {
 	server    *grpc.Server
 	health    *health.Server
 	sessions  *sessions
+	questions *questions
+	version   string
 	answering atomic.Int64 // bytes of messages on their way to clients
+
+	connections atomic.Int64 // open now
 
 	closing context.Context // ends when Close begins: what only waits should end
 	close   context.CancelFunc
@@ -97,7 +103,7 @@ type Door struct {
 // New makes a door to b. The broker must outlive it.
 func New(b *broker.Broker, opts Options) *Door {
 	bo := b.Options()
-	d := &Door{broker: b, opts: bo, max: opts.MaxConnections, clock: bo.Clock, log: opts.Logger, health: health.NewServer()}
+	d := &Door{broker: b, opts: bo, max: opts.MaxConnections, clock: bo.Clock, log: opts.Logger, version: opts.Version, questions: newQuestions(), health: health.NewServer()}
 	// One cause can make every call fail: the first few lines tell as much as all.
 	d.trouble = opts.Logger.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
 	if d.max <= 0 {
@@ -132,13 +138,13 @@ func New(b *broker.Broker, opts Options) *Door {
 	pb.RegisterMessagingServiceServer(d.server, d)
 	d.server.RegisterService(&adminService, d)
 	healthpb.RegisterHealthServer(d.server, d.health)
-	reflection.Register(d.server)
+	registerReflection(d.server)
 	return d
 }
 
 // Serve answers on ln until Close; it then returns nil.
 func (d *Door) Serve(ln net.Listener) error {
-	err := d.server.Serve(&boundedListener{Listener: ln, max: int64(d.max), log: d.trouble})
+	err := d.server.Serve(&boundedListener{Listener: ln, max: int64(d.max), open: &d.connections, log: d.trouble})
 	if err == nil || errors.Is(err, grpc.ErrServerStopped) || d.closing.Err() != nil {
 		return nil
 	}

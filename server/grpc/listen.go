@@ -23,7 +23,7 @@ import (
 type boundedListener struct {
 	net.Listener
 	max  int64
-	open atomic.Int64
+	open *atomic.Int64
 	log  zerolog.Logger
 }
 
@@ -39,7 +39,7 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 			_ = nc.Close()
 			continue
 		}
-		return &countedConn{Conn: nc, open: &l.open}, nil
+		return &countedConn{Conn: nc, open: l.open}, nil
 	}
 }
 

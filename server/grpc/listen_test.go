@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,7 +28,9 @@ func sniffingServer(t *testing.T, cfg *tls.Config, max int64) string {
 	srv := grpc.NewServer(grpc.Creds(newSniffer(cfg)), grpc.ConnectionTimeout(2*time.Second))
 	healthpb.RegisterHealthServer(srv, health.NewServer())
 	done := make(chan error, 1)
-	go func() { done <- srv.Serve(&boundedListener{Listener: ln, max: max, log: zerolog.Nop()}) }()
+	go func() {
+		done <- srv.Serve(&boundedListener{Listener: ln, max: max, open: new(atomic.Int64), log: zerolog.Nop()})
+	}()
 	t.Cleanup(func() {
 		srv.Stop()
 		if err := <-done; err != nil {
@@ -114,7 +117,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	bounded := &boundedListener{Listener: ln, max: 2, log: zerolog.Nop()}
+	bounded := &boundedListener{Listener: ln, max: 2, open: new(atomic.Int64), log: zerolog.Nop()}
 	accepted := make(chan net.Conn)
 	go func() {
 		defer close(accepted)

@@ -33,7 +33,7 @@ var notes = map[string]string{
 	rpcQueryOffset:    "not implemented in the reference",
 	rpcEndTransaction: "a transaction that is not there or was ended otherwise: INVALID_TRANSACTION_ID",
 	rpcRecall:         "no recall handle: BAD_REQUEST; no such delayed message: MESSAGE_NOT_FOUND; delivered: NOT_FOUND",
-	rpcTelemetry:      "settings; the only command to clients is the question for the end of a transaction; lite consumers are refused",
+	rpcTelemetry:      "settings; commands to clients: the end of a transaction, and what the Admin service asks; lite consumers are refused",
 	rpcHeartbeat:      "lite consumers: UNSUPPORTED",
 }
 
@@ -82,24 +82,31 @@ func refuseRPC(name string) error {
 	return refuse(pb.Code_NOT_IMPLEMENTED, "%s", notImplemented[name])
 }
 
-// AdminRpcs lists the rpcs of the protocol's Admin service with their state. What is not served is answered with UNIMPLEMENTED.
+// adminNotes on rpcs of the Admin service. The reference serves none of them.
+var adminNotes = map[string]string{
+	"ChangeLogLevel":            "of the whole process, until it ends",
+	"DescribeTopicStatus":       "the tags are the topic's attributes; the type of a MIXED topic is UNSPECIFIED",
+	"ListSubscription":          "also where a group has a place without anybody who subscribes (online is false, no expression)",
+	"DescribeSubscription":      "of the consumers that are online",
+	"DeleteSubscription":        "of a consumer that is online: PRECONDITION_FAILED; of a group that only has a place there: UNSUPPORTED, it goes with the group",
+	"DescribeGroupAccumulation": "the accumulation is all that is not settled, also what is delayed or waits for its message group; lite topics: UNSUPPORTED",
+	"ListConsumerConnection":    "over both protocols; lite topics: UNSUPPORTED",
+	"ResetGroupOffset":          "all queues of the topic, at once",
+	"QueryMessage":              "by unique or offset id, by key (newest first), or a scan with a filter by tags (subscription); at most 64 messages or 3 MiB a page; lite topics: UNSUPPORTED",
+	"PrintThreadStackTrace":     "asks the client over its telemetry stream, or by request 307",
+	"VerifyMessage":             "asks the client over its telemetry stream, or by request 309; the official Go client answers NOT_IMPLEMENTED",
+	"AdminSendMessage":          "not transactions: UNSUPPORTED",
+	"GetConsumerRunningInfo":    "asks a Remoting client (307); of a gRPC client what it said of itself, since that protocol has no such command",
+	"GetTopicRoute":             "of this broker, with the address for the protocol that is named",
+	"QueryTimeSpan":             "of all topics of the group unless some are named",
+	"GetProxyRuntimeStats":      "rates of the last minute; connections are those of gRPC",
+}
+
+// AdminRpcs lists the rpcs of the protocol's Admin service.
 func AdminRpcs() []RPC {
 	var out []RPC
-	for _, name := range []string{
-		"ChangeLogLevel", "DescribeTopicStatus", "ListSubscription", "DescribeSubscription", "DeleteSubscription", rpcAccumulation,
-		"ListConsumerConnection", "ResetGroupOffset", "QueryMessage", "PrintThreadStackTrace", "VerifyMessage", "AdminSendMessage",
-		"GetConsumerRunningInfo", "GetTopicRoute", "QueryTimeSpan", "GetProxyRuntimeStats",
-	} {
-		r := RPC{Name: name, Note: "gRPC status UNIMPLEMENTED, as in the reference"}
-		for _, m := range adminService.Methods {
-			if m.MethodName == name {
-				r = RPC{Name: name, Served: true}
-			}
-		}
-		if name == rpcAccumulation {
-			r.Note = "the accumulation is all that is not settled, also what is delayed or waits for its message group; lite topics: UNSUPPORTED"
-		}
-		out = append(out, r)
+	for _, m := range adminService.Methods {
+		out = append(out, RPC{Name: m.MethodName, Served: true, Note: adminNotes[m.MethodName]})
 	}
 	return out
 }

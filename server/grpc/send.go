@@ -39,6 +39,11 @@ func (d *Door) send(ctx context.Context, req *pb.SendMessageRequest) ([]broker.S
 	if err != nil {
 		return nil, err
 	}
+	return d.store(ctx, id, req)
+}
+
+// store sends what a client sends; "" is nobody who could be asked for the end of a transaction.
+func (d *Door) store(ctx context.Context, id string, req *pb.SendMessageRequest) ([]broker.SendResult, error) {
 	if len(req.GetMessages()) == 0 {
 		return nil, refuse(pb.Code_MESSAGE_CORRUPTED, "no message to send")
 	}

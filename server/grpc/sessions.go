@@ -64,6 +64,7 @@ type settings struct {
 	consumer       broker.ConsumerInfo
 	requestTimeout time.Duration
 	language       string
+	agent          *pb.UA // may be nil
 }
 
 // sessions is the table of clients. One goroutine looks for those that have gone.

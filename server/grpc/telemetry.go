@@ -34,7 +34,8 @@ const (
 )
 
 // Telemetry keeps a stream for as long as the client lives: it brings the client's settings, and answers them with what the
-// server has made of them. Producers get commands on it: they are asked for the end of transactions.
+// server has made of them. Producers get commands on it: they are asked for the end of transactions; consumers are asked what tools
+// want to know.
 //
 // A stream whose settings cannot be is ended with a gRPC error, since clients that start wait for settings and for nothing else.
 func (d *Door) Telemetry(stream pb.MessagingService_TelemetryServer) error {
@@ -68,8 +69,10 @@ func (d *Door) Telemetry(stream pb.MessagingService_TelemetryServer) error {
 		case cmd := <-in:
 			s := cmd.GetSettings()
 			if s == nil {
-				// Answers to commands that we do not give: the end of a transaction comes as a call.
-				d.log.Debug().Str("client", id).Msg("telemetry without settings")
+				// The end of a transaction comes as a call, so that this is an answer that nobody waits for any more.
+				if !d.questions.answered(c, cmd) {
+					d.log.Debug().Str("client", id).Msg("telemetry without settings")
+				}
 				continue
 			}
 			merged, err := d.mergeSettings(ctx, c, s)
@@ -121,7 +124,7 @@ func telemetryError(err error) error {
 
 // mergeSettings checks and completes a client's settings, remembers them, and enters the client in the broker's table.
 func (d *Door) mergeSettings(ctx context.Context, c *session, in *pb.Settings) (*pb.Settings, error) {
-	s := &settings{kind: in.GetClientType(), requestTimeout: in.GetRequestTimeout().AsDuration(), language: header(ctx, headerLanguage)}
+	s := &settings{kind: in.GetClientType(), requestTimeout: in.GetRequestTimeout().AsDuration(), language: header(ctx, headerLanguage), agent: in.GetUserAgent()}
 	if s.requestTimeout <= 0 {
 		s.requestTimeout = defaultRequestTimeout
 	}

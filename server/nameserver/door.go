@@ -33,12 +33,6 @@ const (
 	brokerMemberGroup      = 901
 )
 
-// Topic flags that the unit topic lists ask for.
-const (
-	flagUnit    = 1
-	flagUnitSub = 2
-)
-
 const (
 	orderTopicConfig = "ORDER_TOPIC_CONFIG"
 	expireEvery      = 5 * time.Second
@@ -97,9 +91,9 @@ func init() {
 		wire.GetAllTopicList:         {"GET_ALL_TOPIC_LIST_FROM_NAMESERVER", (*Door).topicList},
 		wire.GetTopicsByCluster:      {"GET_TOPICS_BY_CLUSTER", (*Door).topicsByCluster},
 		systemTopics:                 {"GET_SYSTEM_TOPIC_LIST_FROM_NS", (*Door).systemTopics},
-		unitTopics:                   {"GET_UNIT_TOPIC_LIST", unitList(func(f int32) bool { return f&flagUnit != 0 })},
-		unitSubTopics:                {"GET_HAS_UNIT_SUB_TOPIC_LIST", unitList(func(f int32) bool { return f&flagUnitSub != 0 })},
-		unitSubNotUnitTopics:         {"GET_HAS_UNIT_SUB_UNUNIT_TOPIC_LIST", unitList(func(f int32) bool { return f&flagUnitSub != 0 && f&flagUnit == 0 })},
+		unitTopics:                   {"GET_UNIT_TOPIC_LIST", unitList(func(f int32) bool { return f&catalog.TopicOfUnit != 0 })},
+		unitSubTopics:                {"GET_HAS_UNIT_SUB_TOPIC_LIST", unitList(func(f int32) bool { return f&catalog.TopicHasUnitSub != 0 })},
+		unitSubNotUnitTopics:         {"GET_HAS_UNIT_SUB_UNUNIT_TOPIC_LIST", unitList(func(f int32) bool { return f&catalog.TopicHasUnitSub != 0 && f&catalog.TopicOfUnit == 0 })},
 		wire.PutKVConfig:             {"PUT_KV_CONFIG", (*Door).putKV},
 		wire.GetKVConfig:             {"GET_KV_CONFIG", (*Door).getKV},
 		wire.DeleteKVConfig:          {"DELETE_KV_CONFIG", (*Door).deleteKV},
@@ -109,6 +103,22 @@ func init() {
 		nameServerConfig:             {"GET_NAMESRV_CONFIG", (*Door).config},
 		updateNameServerConfig:       {"UPDATE_NAMESRV_CONFIG", (*Door).updateConfig},
 	}
+}
+
+// controllerCodes are those of the controller, which a name server of the reference may have in it. Tools show the remark of the
+// refusal, so that it says why.
+var controllerCodes = map[int]string{
+	1001: "CONTROLLER_ALTER_SYNC_STATE_SET",
+	1002: "CONTROLLER_ELECT_MASTER",
+	1003: "CONTROLLER_REGISTER_BROKER",
+	1004: "CONTROLLER_GET_REPLICA_INFO",
+	1005: "CONTROLLER_GET_METADATA_INFO",
+	1006: "CONTROLLER_GET_SYNC_STATE_DATA",
+	1009: "UPDATE_CONTROLLER_CONFIG",
+	1010: "GET_CONTROLLER_CONFIG",
+	1011: "CLEAN_BROKER_DATA",
+	1012: "CONTROLLER_GET_NEXT_BROKER_ID",
+	1013: "CONTROLLER_APPLY_BROKER_ID",
 }
 
 // Codes lists the request codes that this door serves, with their names.
@@ -185,6 +195,9 @@ func (d *Door) serveRequest(c *wire.Conn, req *wire.Command) {
 	resp := req.Reply(wire.Success, "")
 	if !ok {
 		resp.Code, resp.Remark = wire.RequestCodeNotSupported, fmt.Sprintf(" request type %d not supported", req.Code)
+		if name, ok := controllerCodes[req.Code]; ok {
+			resp.Remark = name + " is not supported: there is no controller"
+		}
 		c.Respond(req, resp)
 		return
 	}
@@ -588,9 +601,15 @@ func (d *Door) addWrite(_ *wire.Conn, req, resp *wire.Command) error {
 	return err
 }
 
+// config serves code 319: who we are, and those of the reference's properties that have a meaning here.
 func (d *Door) config(_ *wire.Conn, _, resp *wire.Command) error {
 	o := d.b.Options()
-	resp.Body = []byte(strings.Join([]string{"embedded=true", "clusterName=" + o.ClusterName, "brokerName=" + o.BrokerName, ""}, "\n"))
+	resp.Body = []byte(strings.Join([]string{
+		"embedded=true", "clusterName=" + o.ClusterName, "brokerName=" + o.BrokerName,
+		"clusterTest=false", "enableAllTopicList=true", "enableControllerInNamesrv=false", "enableTopicList=true", "orderMessageEnable=true",
+		"returnOrderTopicConfigToBroker=true", fmt.Sprintf("scanNotActiveBrokerInterval=%d", expireEvery.Milliseconds()),
+		"supportActingMaster=false", "",
+	}, "\n"))
 	return nil
 }
 

@@ -102,6 +102,7 @@ func attributeChanges(attributes map[string]string) string {
 func subscriptionBody(s broker.Subscription) body.Subscription {
 	out := body.Subscription{
 		Topic: s.Topic, SubString: s.Expression, ExpressionType: s.ExpressionType, SubVersion: s.Version, TagsSet: s.Tags, CodeSet: s.Codes,
+		ClassFilterMode: s.ClassFilter,
 	}
 	if out.ExpressionType == "" {
 		out.ExpressionType = "TAG"

@@ -32,8 +32,8 @@ const (
 	maxAsked  = 256
 )
 
-// relays are the tools' requests that wait for clients. They are not the workers' business: a client that does not answer
-// must not keep one from others.
+// relays are requests that wait for clients. They are not the workers' business: a client that does not answer must not keep
+// one from others.
 type relays struct {
 	ctx    context.Context // ends when the door closes
 	cancel context.CancelFunc
@@ -41,8 +41,8 @@ type relays struct {
 	under  sync.WaitGroup
 }
 
-func newRelays() *relays {
-	r := &relays{slots: make(chan struct{}, maxRelays)}
+func newRelays(limit int) *relays {
+	r := &relays{slots: make(chan struct{}, limit)}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
 }

@@ -66,7 +66,7 @@ func queryAssignment(_ context.Context, d *Door, _ *session, req, resp *wire.Com
 		if m.Pop {
 			mode = modePop
 			queues, err = sharePopped(q.Strategy, queues, index, len(ids), int(m.Share))
-		} else {
+		} else if g, gerr := d.broker.Group(q.Group); gerr != nil || !g.VirtualQueues() {
 			queues, err = share(q.Strategy, queues, index, len(ids))
 		}
 		if err != nil {

@@ -38,6 +38,7 @@ type consumerData struct {
 	ConsumeType      string             `json:"consumeType"`
 	MessageModel     string             `json:"messageModel"`
 	ConsumeFromWhere string             `json:"consumeFromWhere"`
+	Unit             bool               `json:"unitMode"`
 	Subscriptions    []subscriptionData `json:"subscriptionDataSet"`
 }
 
@@ -49,11 +50,13 @@ type subscriptionData struct {
 	Version        int64             `json:"subVersion"`
 	Tags           []string          `json:"tagsSet"`
 	Codes          []json.RawMessage `json:"codeSet"`
+	ClassFilter    bool              `json:"classFilterMode"`
 }
 
 func (s *subscriptionData) subscription() broker.Subscription {
 	sub := broker.Subscription{
 		Topic: s.Topic, Expression: s.Expression, ExpressionType: s.ExpressionType, Version: s.Version, Tags: s.Tags,
+		ClassFilter: s.ClassFilter,
 	}
 	for _, raw := range s.Codes {
 		if n, err := strconv.ParseInt(strings.Trim(string(raw), `"`), 10, 32); err == nil {
@@ -89,23 +92,32 @@ func heartbeat(d *Door, s *session, req *wire.Command) {
 		return
 	}
 	d.background(s, req, func(ctx context.Context) {
-		for _, group := range missing {
+		for _, c := range missing {
 			// A group that may not be made is registered all the same; its pulls say that there is no such group.
-			if _, err := d.broker.EnsureGroup(ctx, group); err != nil && broker.CodeOf(err) == broker.CodeInternal {
-				d.log.Warn().Err(err).Str("group", group).Msg("cannot make a consumer group on demand")
+			if err := d.makeGroup(ctx, c); err != nil && broker.CodeOf(err) == broker.CodeInternal {
+				d.log.Warn().Err(err).Str("group", c.Group).Msg("cannot make a consumer group on demand")
 			}
 		}
 		d.register(s, req, &h)
 	})
 }
 
-func (d *Door) missingGroups(h *heartbeatData) (missing []string) {
+// missingGroups are those that are not there, or are not marked as a unit's though their consumer is one.
+func (d *Door) missingGroups(h *heartbeatData) (missing []*consumerData) {
 	for i := range h.Consumers {
-		if _, err := d.broker.Group(h.Consumers[i].Group); err != nil {
-			missing = append(missing, h.Consumers[i].Group)
+		c := &h.Consumers[i]
+		if _, err := d.broker.Group(c.Group); err != nil || c.Unit && !d.broker.InUnit(c.Group) {
+			missing = append(missing, c)
 		}
 	}
 	return missing
+}
+
+func (d *Door) makeGroup(ctx context.Context, c *consumerData) error {
+	if _, err := d.broker.EnsureGroup(ctx, c.Group); err != nil || !c.Unit {
+		return err
+	}
+	return d.broker.MarkInUnit(ctx, c.Group)
 }
 
 // register enters the clients of a heartbeat and answers it.
@@ -113,7 +125,7 @@ func (d *Door) register(s *session, req *wire.Command, h *heartbeatData) {
 	clients := d.broker.Clients()
 	cl := &broker.Client{
 		ID: h.ClientID, Address: s.conn.Remote(), Language: req.Language.String(), Version: int32(req.Version), Protocol: "remoting",
-		Conn: s.conn, Notify: func(group string) { d.notifyIDsChanged(s, group) },
+		Conn: s.conn, Notify: func(group string) { d.notifyIDsChanged(s, group) }, Left: s.closeVirtual,
 	}
 	if len(h.Producers) > 0 {
 		cl.Check = func(c *broker.TransactionCheck) bool { return d.checkTransaction(s, c) }
@@ -178,18 +190,25 @@ func unregisterClient(_ context.Context, d *Door, s *session, req, _ *wire.Comma
 	}
 	if g := req.Fields.Text("consumerGroup"); g != "" {
 		s.forget(consumerKey{id, g})
-		d.broker.Clients().UnregisterConsumer(g, id)
+		clients := d.broker.Clients()
+		clients.UnregisterConsumer(g, id)
+		if ids, _ := clients.ConsumersAt(s.conn, g); len(ids) == 0 {
+			s.closeVirtual(g)
+		}
 	}
 	return nil
 }
 
-// consumerList serves code 38.
-func consumerList(_ context.Context, d *Door, _ *session, req, resp *wire.Command) (err error) {
+// consumerList serves code 38. Of a group with virtual queues each consumer is told only of itself, so that it takes all queues.
+func consumerList(_ context.Context, d *Door, s *session, req, resp *wire.Command) (err error) {
 	group, err := req.Fields.Need("consumerGroup")
 	if err != nil {
 		return err
 	}
 	ids := d.broker.Clients().ConsumerIDs(group)
+	if g, err := d.broker.Group(group); err == nil && g.VirtualQueues() {
+		ids, _ = d.broker.Clients().ConsumersAt(s.conn, group)
+	}
 	if len(ids) == 0 {
 		return refuse(wire.SystemError, "no consumer for this group, %s", group)
 	}

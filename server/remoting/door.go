@@ -2,7 +2,7 @@
 //
 // Read table.go (which code is served by what), then door.go (how a request gets to its handler), then the family of codes
 // that you look for: send.go, transaction.go, recall.go, pull.go, pop.go and pop_ack.go (receipt.go says what clients make of an
-// answer), assignment.go, clients.go, offsets.go, query.go, locks.go, topics.go, admin_*.go.
+// answer), reply.go, assignment.go, clients.go, offsets.go, query.go, locks.go, topics.go, admin_*.go.
 // The door has no state but sessions; what it answers with is decided by package broker.
 package remoting
 
@@ -42,7 +42,8 @@ type Door struct {
 	workers sync.WaitGroup
 	ctx     context.Context // ends when the workers have to
 	cancel  context.CancelFunc
-	relays  *relays
+	relays  *relays     // tools' requests that wait for clients
+	replies *relays     // replies that wait for their requesters
 	closing atomic.Bool // nothing is held any more
 
 	answering atomic.Int64 // bytes of popped messages on their way to clients
@@ -64,7 +65,7 @@ func New(b *broker.Broker, opts Options) *Door {
 		opts.Wire.Grace = 300 * time.Millisecond
 	}
 	opts.Wire.Logger = opts.Logger
-	d := &Door{broker: b, opts: opts, log: opts.Logger, work: make(chan func(context.Context), opts.Waiting), relays: newRelays()}
+	d := &Door{broker: b, opts: opts, log: opts.Logger, work: make(chan func(context.Context), opts.Waiting), relays: newRelays(maxRelays), replies: newRelays(maxReplies)}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.mu.sessions = map[*session]struct{}{}
 	d.server = wire.NewServer((*handler)(d), opts.Wire)
@@ -103,6 +104,8 @@ func (d *Door) Close(ctx context.Context) error {
 	d.cancel()
 	d.workers.Wait()
 	d.relays.wait()
+	d.replies.cancel()
+	d.replies.wait()
 	return err
 }
 

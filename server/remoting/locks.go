@@ -42,6 +42,9 @@ func lockBatch(_ context.Context, d *Door, _ *session, req, resp *wire.Command) 
 	if err != nil {
 		return err
 	}
+	if g, err := d.broker.Group(l.Group); err == nil && g.VirtualQueues() {
+		return refuse(wire.NoPermission, "consumer group %s has virtual queues, which are shared: nobody gets one for itself, to consume in order", l.Group)
+	}
 	locked := map[broker.QueueRef]bool{}
 	for _, q := range d.broker.LockQueues(l.Group, l.ClientID, refs) {
 		locked[q] = true

@@ -28,7 +28,7 @@ func queueOf(req *wire.Command) (topic string, queue int32, err error) {
 
 // queryConsumerOffset serves code 14. A group without an offset is told 0 while the queue still begins there, unless it
 // asks not to be.
-func queryConsumerOffset(_ context.Context, d *Door, _ *session, req, resp *wire.Command) error {
+func queryConsumerOffset(_ context.Context, d *Door, s *session, req, resp *wire.Command) error {
 	topic, queue, err := queueOf(req)
 	if err != nil {
 		return err
@@ -40,6 +40,12 @@ func queryConsumerOffset(_ context.Context, d *Door, _ *session, req, resp *wire
 	zero, err := req.Fields.BoolOr("setZeroIfNotFound", true)
 	if err != nil {
 		return err
+	}
+	if v := s.virtualOf(group); v != nil {
+		if offset, ok := v.Offset(topic, queue); ok {
+			resp.Fields.AddInt("offset", offset)
+			return nil
+		}
 	}
 	offset, err := d.broker.CommittedOffset(group, topic, queue, zero)
 	if err != nil {
@@ -56,6 +62,12 @@ func updateConsumerOffset(d *Door, s *session, req *wire.Command) {
 	switch {
 	case err != nil:
 		s.conn.Respond(req, d.errorReply(req, err))
+	case d.commitsVirtually(s, group, c):
+		if req.IsOneWay() {
+			req.Release()
+		} else {
+			s.conn.Respond(req, req.Reply(wire.Success, ""))
+		}
 	case req.IsOneWay():
 		if err := d.broker.CommitOffsetAsync(group, c); err != nil {
 			d.log.Debug().Err(err).Str("group", group).Str("topic", c.Topic).Msg("one-way offset commit refused")

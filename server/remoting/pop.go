@@ -145,13 +145,21 @@ func (h *heldPop) answerPop(res *broker.PopResult, err error) {
 	resp.Fields.Add("startOffsetInfo", start)
 	resp.Fields.Add("msgOffsetInfo", all)
 	respondMessages(resp, res)
-	size := int64(len(resp.Body))
-	h.d.answering.Add(size)
-	resp.BodyDone = func() {
-		h.d.answering.Add(-size)
-		res.Buffer.Release()
-	}
+	h.d.countAnswer(resp)
 	h.s.conn.Respond(h.req, resp)
+}
+
+// countAnswer counts popped messages as being on their way until their answer is sent.
+func (d *Door) countAnswer(resp *wire.Command) {
+	size, done := int64(len(resp.Body)), resp.BodyDone
+	if done == nil {
+		return
+	}
+	d.answering.Add(size)
+	resp.BodyDone = func() {
+		d.answering.Add(-size)
+		done()
+	}
 }
 
 // giveBack lets others have at once what the client will not get. What that fails for comes when its time is over.

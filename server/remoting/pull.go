@@ -29,6 +29,8 @@ type heldPull struct {
 	req  *wire.Command
 	pull broker.PullRequest
 	held held
+	// virtual is the consumer whose virtual queue is pulled from; nil: the queue itself is.
+	virtual *broker.VirtualConsumer
 }
 
 // pull serves codes 11 and 361.
@@ -38,7 +40,11 @@ func pull(d *Door, s *session, req *wire.Command) {
 		s.conn.Respond(req, d.errorReply(req, err))
 		return
 	}
-	cancel := d.broker.PullAsync(&h.pull, h.answer)
+	verb := d.broker.PullAsync
+	if h.virtual != nil {
+		verb = h.virtual.PullAsync
+	}
+	cancel := verb(&h.pull, h.answer)
 	if h.pull.Suspend > 0 {
 		s.hold(&h.held, cancel)
 	}
@@ -89,7 +95,13 @@ func (h *heldPull) read() error {
 	if sysFlag&pullSuspends != 0 && suspend > 0 && !h.d.closing.Load() {
 		p.Suspend = min(time.Duration(suspend)*time.Millisecond, maxSuspend)
 	}
-	p.Filter, err = h.filter(sysFlag&pullSubscription != 0)
+	if p.Filter, err = h.filter(sysFlag&pullSubscription != 0); err != nil {
+		return err
+	}
+	h.virtual, err = h.d.virtualOf(h.s, p.Group)
+	if err == nil && h.virtual != nil && h.d.answering.Load() > maxBeingAnswered {
+		err = refuse(wire.SystemBusy, "clients are slow to take what they have asked for")
+	}
 	return err
 }
 
@@ -110,6 +122,9 @@ func (h *heldPull) filter(inHeader bool) (*filter.Expr, error) {
 	}
 	if err := h.mayBroadcast(); err != nil {
 		return nil, err
+	}
+	if sub.ClassFilter { // there are no filter servers: the client gets everything
+		return h.parse(expression{text: "*"})
 	}
 	if version <= sub.Version {
 		return h.parse(expression{sub.ExpressionType, sub.Expression})
@@ -168,6 +183,9 @@ func (h *heldPull) answer(res *broker.PullResult, err error) {
 	}
 	if res.Buffer != nil {
 		resp.Body, resp.BodyDone = res.Buffer.B, res.Buffer.Release
+	}
+	if h.virtual != nil {
+		h.d.countAnswer(resp)
 	}
 	h.s.conn.Respond(h.req, resp)
 }

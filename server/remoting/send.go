@@ -14,9 +14,6 @@ func init() {
 	serveInline(wire.SendMessage, "SEND_MESSAGE", TierClient, send)
 	serveInline(wire.SendMessageV2, "SEND_MESSAGE_V2", TierClient, send)
 	serveInline(wire.SendBatchMessage, "SEND_BATCH_MESSAGE", TierClient, send)
-	const noReply = "request and reply come with a later release"
-	refuseCode(wire.SendReplyMessage, "SEND_REPLY_MESSAGE", TierClient, noReply)
-	refuseCode(wire.SendReplyMessageV2, "SEND_REPLY_MESSAGE_V2", TierClient, noReply)
 }
 
 // regionID goes back with every send, as the trace of Java clients wants it.
@@ -122,6 +119,8 @@ func (op *sendOp) readFields(m *message.Message) (err error) {
 			op.props = append(op.props[:0], f.Value...)
 		case "j", "reconsumeTimes":
 			m.ReconsumeTimes, err = wire.ParseInt32("reconsumeTimes", f.Value)
+		case "k", "unitMode":
+			r.Unit, err = wire.ParseBool("unitMode", f.Value)
 		case "l", "maxReconsumeTimes":
 			r.MaxReconsume, err = wire.ParseInt32("maxReconsumeTimes", f.Value)
 		case "m", "batch":
@@ -167,10 +166,15 @@ func (op *sendOp) answer(results []broker.SendResult, err error) {
 			resp.Fields.Add("recallHandle", first.RecallHandle)
 		}
 	}
-	resp.Fields.Add("MSG_REGION", regionID)
-	resp.Fields.Add("TRACE_ON", "true")
+	addTraceFields(resp)
 	op.release()
 	conn.Respond(req, resp)
+}
+
+// addTraceFields adds what every answer to a send has.
+func addTraceFields(resp *wire.Command) {
+	resp.Fields.Add("MSG_REGION", regionID)
+	resp.Fields.Add("TRACE_ON", "true")
 }
 
 // queueOffset is 0 for a message that is not in its queue yet. Producers give that of a half message back with the end of its

@@ -13,7 +13,7 @@ func init() {
 }
 
 // sendBack serves code 36: a consumer could not process a message and wants it again later.
-func sendBack(ctx context.Context, d *Door, _ *session, req, _ *wire.Command) error {
+func sendBack(ctx context.Context, d *Door, s *session, req, _ *wire.Command) error {
 	f := req.Fields
 	at, err := f.Int64("offset")
 	if err != nil {
@@ -29,5 +29,11 @@ func sendBack(ctx context.Context, d *Door, _ *session, req, _ *wire.Command) er
 	if r.MaxReconsume, err = f.Int32Or("maxReconsumeTimes", -1); err != nil {
 		return err
 	}
-	return d.broker.SendBack(ctx, &r)
+	if err := d.broker.SendBack(ctx, &r); err != nil {
+		return err
+	}
+	if v := s.virtualOf(r.Group); v != nil {
+		v.SentBack(r.Position)
+	}
+	return nil
 }

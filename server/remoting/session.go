@@ -2,6 +2,7 @@ package remoting
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/cairnmq/cairn/broker"
 	"github.com/cairnmq/cairn/filter"
@@ -13,12 +14,15 @@ type session struct {
 	conn    *wire.Conn
 	filters map[expression]*filter.Expr // parsed ones; only the reader goroutine uses it
 	texts   int                         // bytes of their texts
+	pushes  atomic.Int32                // replies that wait for this client to take them
 
 	mu struct {
 		sync.Mutex
 		ended bool
 		held  map[*held]struct{}
 		infos map[consumerKey]broker.ConsumerInfo // what the last whole heartbeats said
+		// virtual are the connection's consumers of groups with virtual queues, by group.
+		virtual map[string]*broker.VirtualConsumer
 	}
 }
 
@@ -108,7 +112,12 @@ func (s *session) hasEnded() bool {
 func (s *session) end() {
 	s.mu.Lock()
 	s.mu.ended = true
+	virtual := s.mu.virtual
+	s.mu.virtual = nil
 	s.mu.Unlock()
+	for _, v := range virtual {
+		v.Close()
+	}
 	s.letGo()
 }
 

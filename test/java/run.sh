@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Starts the cairn binary named by CAIRN_TEST_BIN and runs the official Java clients against it.
-#   test/java/run.sh [remoting-5.5.0] [remoting-4.9.8] [admin] [grpc]
+#   test/java/run.sh [remoting-5.5.0] [remoting-4.9.8] [admin] [grpc] [mqadmin]
+#   MVN_ARGS=-Drewrite test/java/run.sh mqadmin    write its transcript and its table in docs/compatibility.md anew
 #   MVN_ARGS="-Dtest=ManyMessagesTest -Dcairn.messages=2000000 -Dheap=2g" test/java/run.sh remoting-5.5.0
 set -u
 cd "$(dirname "$0")"
@@ -21,7 +22,7 @@ for suite in ${*:-remoting-5.5.0 remoting-4.9.8 admin grpc}; do
   [ "$version" = "$suite" ] && version=5.5.0
   echo "-- java $suite"
   mvn -q -B -Dout="$work/out" -pl "$module" -Drocketmq.version="$version" -Dcairn.bin="$bin" -Dcairn.nameserver="$(address nameserver)" -Dcairn.remoting="$(address remoting)" \
-    -Dcairn.apache="127.0.0.1:$apache" -Dcairn.grpc="$(address grpc)" ${MVN_ARGS:-} test > "$work/mvn.log" 2>&1
+    -Dcairn.apache="127.0.0.1:$apache" -Dcairn.grpc="$(address grpc)" -Dcairn.page="$PWD/../../docs/compatibility.md" ${MVN_ARGS:-} test > "$work/mvn.log" 2>&1
   rc=$?
   find "$work/out" -name '*.txt' -path "*$module-$version/surefire-reports/*" ! -name '*-output.txt' -exec grep -h '^Tests run' {} + | sed "s/^/   $suite: /"
   find "$work/out" -name '*-output.txt' -path "*$module-$version/*" -exec grep -h 'sent and consumed once' {} + | sed "s/^/   /"
