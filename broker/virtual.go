@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -336,7 +337,7 @@ func (p *virtualPull) takePlace() {
 	low, high, boundsErr := b.store.Bounds(p.at.topic, p.at.queue)
 	switch {
 	case err != nil || boundsErr != nil:
-		p.fail(verbError(err, "pull from "+p.topic.Name))
+		p.fail(verbError(cmp.Or(err, boundsErr), "pull from "+p.topic.Name))
 	case there:
 		p.startPop()
 	default:
