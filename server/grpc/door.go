@@ -134,6 +134,7 @@ func New(b *broker.Broker, opts Options) *Door {
 		// Clients ping every 10 to 30 s, some of them without calls.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 		grpc.WaitForHandlers(true),
+		grpc.UnaryInterceptor(d.guardUnary), grpc.StreamInterceptor(d.guardStream),
 	)
 	pb.RegisterMessagingServiceServer(d.server, d)
 	d.server.RegisterService(&adminService, d)
