@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/apache/rocketmq-client-go/v2"
+	"github.com/apache/rocketmq-client-go/v2/admin"
 	"github.com/apache/rocketmq-client-go/v2/consumer"
 	"github.com/apache/rocketmq-client-go/v2/primitive"
 )
@@ -69,6 +70,9 @@ func TestImportFill(t *testing.T) {
 	createTopic(t, c, importMain, mainQueues)
 	createTopic(t, c, importDelay, someQueues)
 	createTopic(t, c, importTx, someQueues)
+	for _, topic := range []string{importMain, importDelay, importTx} {
+		waitForRoute(t, c, topic)
+	}
 	p := startProducer(t, c, "import-producer")
 	sendMany(t, p, 0, count/2)
 	consumeSome(t, c, count/2)
@@ -263,6 +267,20 @@ func waitFor(t *testing.T, most time.Duration, what string, ok func() bool) {
 			t.Fatalf("%s did not come within %s", what, most)
 		}
 	}
+}
+
+// waitForRoute waits until the name server has heard of a topic.
+func waitForRoute(t *testing.T, c cairn, topic string) {
+	t.Helper()
+	a, err := admin.NewAdmin(admin.WithResolver(resolver(c)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = a.Close() }()
+	waitFor(t, time.Minute, "the route of "+topic, func() bool {
+		queues, err := a.FetchPublishMessageQueues(context.Background(), topic)
+		return err == nil && len(queues) > 0
+	})
 }
 
 func waitForQueues(t *testing.T, c cairn, topic string, count int) {
