@@ -360,10 +360,11 @@ func readTopic(t *testing.T, c cairn, topic string, queues int) map[string]impor
 	return out
 }
 
-// hashOf is everything that a message must keep. What a client adds when it receives one is none of it.
+// hashOf is everything that a message must keep. To the client the id of a message without a unique id, as those of batches from this
+// client are, is its offset id, which it does not keep. What a client adds when it receives one is none of it.
 func hashOf(m *primitive.MessageExt) uint64 {
 	h := fnv.New64a()
-	fmt.Fprint(h, m.MsgId, m.Topic, m.Queue.QueueId, m.QueueOffset, m.BornTimestamp, m.BornHost, m.StoreTimestamp, m.SysFlag, m.Flag, m.ReconsumeTimes, m.Body)
+	fmt.Fprint(h, m.GetProperty(primitive.PropertyUniqueClientMessageIdKeyIndex), m.Topic, m.Queue.QueueId, m.QueueOffset, m.BornTimestamp, m.BornHost, m.StoreTimestamp, m.SysFlag, m.Flag, m.ReconsumeTimes, m.Body)
 	props := m.GetProperties()
 	for _, k := range slices.Sorted(maps.Keys(props)) {
 		if k != primitive.PropertyMinOffset && k != primitive.PropertyMaxOffset {
