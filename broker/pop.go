@@ -50,6 +50,7 @@ type PopResult struct {
 	Attempts  []int32
 	PoppedAt  int64 // ms
 	Invisible int64 // ms
+	Waited    bool  // it had to wait, or waited in vain
 }
 
 // popper is what popping needs beside the index.

@@ -21,6 +21,7 @@ type longPoll struct {
 	tell   func(bool, error)       // of the question
 	res    *PopResult              // of the last look
 	looks  bool                    // it has looked for the first time
+	waited bool                    // it was held
 	timer  deadline
 	woken  bool // a waiter of this turn or an earlier one was woken, and nobody was woken in its place
 
@@ -133,6 +134,9 @@ func (p *longPoll) done(found bool, err error) {
 	if p.res == nil && err == nil {
 		p.res = &PopResult{}
 	}
+	if p.res != nil {
+		p.res.Waited = p.waited
+	}
 	p.answer(p.res, err)
 }
 
@@ -187,7 +191,7 @@ func (p *longPoll) hold() bool {
 		p.mu.rung = false
 		return false
 	}
-	p.mu.held = true
+	p.mu.held, p.waited = true, true
 	return true
 }
 

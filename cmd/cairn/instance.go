@@ -20,6 +20,7 @@ import (
 	"github.com/cairnmq/cairn/broker"
 	"github.com/cairnmq/cairn/configs"
 	"github.com/cairnmq/cairn/internal/clock"
+	"github.com/cairnmq/cairn/internal/rpctime"
 	"github.com/cairnmq/cairn/internal/telemetry"
 	"github.com/cairnmq/cairn/internal/wire"
 	doorgrpc "github.com/cairnmq/cairn/server/grpc"
@@ -122,14 +123,18 @@ func start(ctx context.Context, cfg configs.Config, log zerolog.Logger) (_ *inst
 			return nil, err
 		}
 	}
+	latency, err := rpctime.New(registry, cfg.Cluster, cfg.Name)
+	if err != nil {
+		return nil, err
+	}
 	wireOptions := wire.Options{TLS: tlsConfig, Logger: log}
 	if ln := listeners["remoting"]; ln != nil {
-		d := remoting.New(in.broker, remoting.Options{Wire: wireOptions, Logger: log})
+		d := remoting.New(in.broker, remoting.Options{Wire: wireOptions, Latency: latency, Logger: log})
 		in.serve("remoting", ln, d.Serve, d.Close)
 		in.serveVIP(cfg.Remoting, d)
 	}
 	if ln := listeners["grpc"]; ln != nil {
-		d := doorgrpc.New(in.broker, doorgrpc.Options{TLS: tlsConfig, Version: version(), Logger: log})
+		d := doorgrpc.New(in.broker, doorgrpc.Options{TLS: tlsConfig, Version: version(), Latency: latency, Logger: log})
 		in.serve("grpc", ln, d.Serve, d.Close)
 	}
 	if ln := listeners["nameserver"]; ln != nil {

@@ -1,5 +1,7 @@
 package wire
 
+import "strconv"
+
 // Request codes that more than one package names. Every door registers the ones that it serves with number and name.
 const (
 	SendMessage              = 10
@@ -79,6 +81,26 @@ const (
 	PollingInfo              = 200055
 	BatchAckMessage          = 200151
 )
+
+// ResponseName is the name of a response code in small letters, as RocketMQ's metrics have it, or its number.
+func ResponseName(code int) string {
+	if name, ok := responseNames[code]; ok {
+		return name
+	}
+	return strconv.Itoa(code)
+}
+
+var responseNames = map[int]string{
+	Success: "success", SystemError: "system_error", SystemBusy: "system_busy", RequestCodeNotSupported: "request_code_not_supported",
+	FlushDiskTimeout: "flush_disk_timeout", MessageIllegal: "message_illegal", ServiceNotAvailable: "service_not_available",
+	VersionNotSupported: "version_not_supported", NoPermission: "no_permission", TopicNotExist: "topic_not_exist",
+	PullNotFound: "pull_not_found", PullRetryImmediately: "pull_retry_immediately", PullOffsetMoved: "pull_offset_moved",
+	QueryNotFound: "query_not_found", SubscriptionParseFailed: "subscription_parse_failed", SubscriptionNotExist: "subscription_not_exist",
+	SubscriptionNotLatest: "subscription_not_latest", SubscriptionGroupNotExist: "subscription_group_not_exist",
+	InvalidParameter: "invalid_parameter", ConsumerNotOnline: "consumer_not_online", ConsumeMessageTimeout: "consume_msg_timeout",
+	NoMessage: "no_message", PollingFull: "polling_full", PollingTimeout: "polling_timeout", IllegalOperation: "illegal_operation",
+	GoAway: "go_away",
+}
 
 // Response codes.
 const (

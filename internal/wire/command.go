@@ -15,6 +15,7 @@ package wire
 import (
 	"fmt"
 	"sync"
+	"time"
 )
 
 // Flag bits of a command.
@@ -110,6 +111,11 @@ type Command struct {
 	// BodyDone, if set, is called exactly once when Body was written or will not be. It must not block. It is called by
 	// Respond, OneWay, Invoke or later by the connection's writer, and by Release when none of these took it over.
 	BodyDone func()
+
+	// Received is when a request was read, of a connection that tells who is answered; Waited may be set by who holds it back until
+	// there is something to answer with.
+	Received time.Time
+	Waited   bool
 
 	pooled bool
 	chunk  *chunk // that Body aliases

@@ -36,15 +36,16 @@ type limits struct {
 // Two goroutines belong to it: the reader cuts frames and calls the handler, the writer takes whatever has been queued
 // since its last write and writes it at once.
 type Conn struct {
-	raw     net.Conn // as accepted or dialled
-	rw      net.Conn // raw, or TLS over it
-	lim     limits
-	budget  *budget
-	serve   func(*Conn, *Command)
-	remote  netip.AddrPort
-	local   netip.AddrPort
-	opened  time.Time
-	version atomic.Int32 // of the peer, from its last request
+	raw      net.Conn // as accepted or dialled
+	rw       net.Conn // raw, or TLS over it
+	lim      limits
+	budget   *budget
+	serve    func(*Conn, *Command)
+	answered func(req, resp *Command) // may be nil
+	remote   netip.AddrPort
+	local    netip.AddrPort
+	opened   time.Time
+	version  atomic.Int32 // of the peer, from its last request
 
 	underWay atomic.Int64 // requests served and not yet released
 	quietFor atomic.Int32 // sweeps since the last read or write
@@ -159,7 +160,7 @@ func (c *Conn) requestDone() {
 
 // readLoop is the reader; it returns when the connection has ended. first was read before.
 func (c *Conn) readLoop(first []byte) {
-	r := reader{src: c.rw, limit: c.lim.frame, budget: c.budget, size: chunkMin}
+	r := reader{src: c.rw, limit: c.lim.frame, budget: c.budget, size: chunkMin, timed: c.answered != nil}
 	defer r.close()
 	if len(first) > 0 {
 		r.src = &prefixed{first: first, rest: c.rw}
@@ -187,7 +188,7 @@ func (c *Conn) readLoop(first []byte) {
 			c.calls.answer(cmd)
 			continue
 		}
-		cmd.conn = c
+		cmd.conn, cmd.Received = c, r.filled
 		c.underWay.Add(1)
 		c.version.Store(int32(cmd.Version))
 		c.serve(c, cmd)
@@ -256,6 +257,9 @@ func (c *Conn) sweep(n int32) {
 // Respond answers a request and releases both. To a one-way request nothing is sent. A response that is longer than a
 // frame may be is replaced by one that says so. When the connection has ended the response is dropped.
 func (c *Conn) Respond(req, resp *Command) {
+	if c.answered != nil {
+		c.answered(req, resp)
+	}
 	if !req.IsOneWay() {
 		resp.Opaque = req.Opaque
 		resp.Flag |= flagResponse

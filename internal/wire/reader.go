@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"time"
 )
 
 // reader cuts a stream into frames that alias its chunk.
@@ -14,7 +15,9 @@ type reader struct {
 	cur    *chunk
 	r, w   int // cur.b[r:w] was read and not yet cut
 	size   int // chunk size that the recent reads call for
-	small  int // reads in a row that would have fitted a smaller chunk
+	timed  bool
+	filled time.Time // when it last read something, if timed
+	small  int       // reads in a row that would have fitted a smaller chunk
 }
 
 // next returns one frame without its length bytes; cur is the chunk that it aliases. At the end of the stream the error
@@ -50,6 +53,9 @@ func (r *reader) fill() error {
 	free := r.cur.b[r.w:]
 	n, err := r.src.Read(free)
 	r.w += n
+	if r.timed {
+		r.filled = time.Now()
+	}
 	switch {
 	case n == len(free):
 		r.small = 0

@@ -39,6 +39,8 @@ type Options struct {
 	TLS        *tls.Config   // nil: plain only. Else plain and TLS share the port, told apart by the first byte
 	RequireTLS bool          // refuse plain connections
 	Logger     zerolog.Logger
+	// Answered is called with each request and its response before they are released; it must not block. May be nil.
+	Answered func(req, resp *Command)
 }
 
 func (o Options) withDefaults() Options {
@@ -167,6 +169,7 @@ func (s *Server) isClosed() bool {
 func (s *Server) accepted(raw net.Conn) {
 	lim := limits{frame: s.opts.FrameLimit, pause: s.opts.PauseBytes, queue: s.opts.QueueBytes, calls: maxCalls}
 	c := newConn(raw, lim, s.budget, s.dispatch)
+	c.answered = s.opts.Answered
 	s.mu.Lock()
 	full := len(s.mu.conns) >= s.opts.MaxConns
 	if s.mu.closed || full {

@@ -52,6 +52,7 @@ import (
 
 	"github.com/cairnmq/cairn/broker"
 	"github.com/cairnmq/cairn/internal/clock"
+	"github.com/cairnmq/cairn/internal/rpctime"
 )
 
 // Options of the door. The zero value of each means its default.
@@ -63,6 +64,7 @@ type Options struct {
 	MaxConnections int
 	// Version is what the Admin service says that this is.
 	Version string
+	Latency *rpctime.Histogram
 	Logger  zerolog.Logger
 }
 
@@ -96,6 +98,8 @@ type Door struct {
 
 	connections atomic.Int64 // open now
 
+	latency *rpctime.Histogram // may be nil
+
 	closing context.Context // ends when Close begins: what only waits should end
 	close   context.CancelFunc
 }
@@ -103,7 +107,7 @@ type Door struct {
 // New makes a door to b. The broker must outlive it.
 func New(b *broker.Broker, opts Options) *Door {
 	bo := b.Options()
-	d := &Door{broker: b, opts: bo, max: opts.MaxConnections, clock: bo.Clock, log: opts.Logger, version: opts.Version, questions: newQuestions(), health: health.NewServer()}
+	d := &Door{broker: b, opts: bo, max: opts.MaxConnections, latency: opts.Latency, clock: bo.Clock, log: opts.Logger, version: opts.Version, questions: newQuestions(), health: health.NewServer()}
 	// One cause can make every call fail: the first few lines tell as much as all.
 	d.trouble = opts.Logger.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
 	if d.max <= 0 {

@@ -19,6 +19,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/cairnmq/cairn/broker"
+	"github.com/cairnmq/cairn/internal/rpctime"
 	"github.com/cairnmq/cairn/internal/wire"
 )
 
@@ -28,6 +29,7 @@ type Options struct {
 	Workers int           // goroutines for requests that may block: 16
 	Waiting int           // requests that may wait for one of them; further ones are answered SYSTEM_BUSY: 1024
 	Timeout time.Duration // how long a request may take on a worker: 10 s
+	Latency *rpctime.Histogram
 	Logger  zerolog.Logger
 }
 
@@ -68,6 +70,9 @@ func New(b *broker.Broker, opts Options) *Door {
 	d := &Door{broker: b, opts: opts, log: opts.Logger, work: make(chan func(context.Context), opts.Waiting), relays: newRelays(maxRelays), replies: newRelays(maxReplies)}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.mu.sessions = map[*session]struct{}{}
+	if opts.Latency != nil {
+		opts.Wire.Answered = d.answered
+	}
 	d.server = wire.NewServer((*handler)(d), opts.Wire)
 	for range opts.Workers {
 		d.workers.Go(d.worker)
@@ -141,6 +146,15 @@ func (h *handler) Closed(c *wire.Conn) {
 	d.mu.Unlock()
 	s.end()
 	d.broker.Clients().CloseConn(c)
+}
+
+// answered tells the metrics.
+func (d *Door) answered(req, resp *wire.Command) {
+	c := rpctime.Call{Protocol: "remoting", Request: "unsupported", Response: wire.ResponseName(resp.Code), Waited: req.Waited, OneWay: req.IsOneWay()}
+	if e := table[req.Code]; e != nil {
+		c.Request = e.label
+	}
+	d.opts.Latency.Observe(c, time.Since(req.Received))
 }
 
 // Serve gives a request to its handler.

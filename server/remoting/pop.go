@@ -120,6 +120,7 @@ func (h *heldPop) filter() (*filter.Expr, error) {
 // answerPop is the broker's callback.
 func (h *heldPop) answerPop(res *broker.PopResult, err error) {
 	h.s.unhold(&h.held)
+	h.req.Waited = err == nil && res.Waited
 	if err != nil {
 		h.s.conn.Respond(h.req, h.refused(err))
 		return
@@ -231,6 +232,7 @@ func notification(d *Door, s *session, req *wire.Command) {
 
 func (h *heldPop) answerNotification(something bool, err error) {
 	h.s.unhold(&h.held)
+	h.req.Waited = h.pop.Wait > 0
 	full := broker.CodeOf(err) == broker.CodeBusy
 	if err != nil && !full {
 		h.s.conn.Respond(h.req, h.d.errorReply(h.req, err))

@@ -161,7 +161,7 @@ func (h *heldPull) mayBroadcast() error {
 // answer is the broker's callback.
 func (h *heldPull) answer(res *broker.PullResult, err error) {
 	if h.pull.Suspend > 0 {
-		h.s.unhold(&h.held)
+		h.req.Waited = h.s.unhold(&h.held)
 	}
 	if err != nil {
 		h.s.conn.Respond(h.req, h.d.errorReply(h.req, err))

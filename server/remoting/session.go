@@ -83,11 +83,13 @@ func (s *session) hold(h *held, cancel func()) {
 }
 
 // unhold is called when the request has been answered, which may be before hold.
-func (s *session) unhold(h *held) {
+func (s *session) unhold(h *held) (wasHeld bool) {
 	s.mu.Lock()
+	_, wasHeld = s.mu.held[h]
 	h.answered = true
 	delete(s.mu.held, h)
 	s.mu.Unlock()
+	return wasHeld
 }
 
 // letGo ends the waiting of all held requests.

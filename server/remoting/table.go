@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/cairnmq/cairn/internal/wire"
 )
@@ -39,6 +40,7 @@ type pooled func(ctx context.Context, d *Door, s *session, req, resp *wire.Comma
 
 type entry struct {
 	Code
+	label  string // the name for metrics
 	inline inline
 	pooled pooled
 }
@@ -51,6 +53,7 @@ func add(e *entry) {
 	if old := table[e.Number]; old != nil {
 		panic(fmt.Sprintf("request code %d is %s and %s", e.Number, old.Name, e.Name))
 	}
+	e.label = strings.ToLower(e.Name)
 	table[e.Number] = e
 }
 

@@ -3,20 +3,28 @@ package grpc
 import (
 	"context"
 	"runtime/debug"
+	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 	grpccodes "google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/cairnmq/cairn/internal/rpctime"
 )
 
-// A handler's panic costs its call, not the broker.
+// What goes around each call: a handler's panic costs the call, not the broker, and the metrics are told how long it took.
 
 func (d *Door) guardUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
+	defer d.timed(info.FullMethod, &err, time.Now())
 	defer d.recovered(info.FullMethod, &err)
 	return handle(ctx, req)
 }
 
 func (d *Door) guardStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
+	if !info.IsClientStream { // others last as long as their client
+		defer d.timed(info.FullMethod, &err, time.Now())
+	}
 	defer d.recovered(info.FullMethod, &err)
 	return handle(srv, stream)
 }
@@ -27,4 +35,16 @@ func (d *Door) recovered(method string, err *error) {
 		d.log.Error().Str("method", method).Interface("panic", p).Bytes("stack", debug.Stack()).Msg("a request handler panicked")
 		*err = status.Error(grpccodes.Internal, "the handler of "+method+" failed")
 	}
+}
+
+// timed tells the metrics. The code of a call that ended well stands in its answer, and is not looked at here.
+func (d *Door) timed(method string, err *error, began time.Time) {
+	if d.latency == nil {
+		return
+	}
+	c := rpctime.Call{Protocol: "grpc", Request: method[strings.LastIndexByte(method, '/')+1:], Response: "success"}
+	if *err != nil {
+		c.Response = strings.ToLower(status.Code(*err).String())
+	}
+	d.latency.Observe(c, time.Since(began))
 }
