@@ -26,8 +26,9 @@ import (
 const (
 	// maxPoints bounds the data points of one request, so that it stays under the 4 MiB that collectors take.
 	maxPoints = 1000
-	// maxTimeout bounds how long one request may take.
-	maxTimeout = 10 * time.Second
+	// leastTimeout and maxTimeout bound how long one request may take, which otherwise is the interval.
+	leastTimeout = time.Second
+	maxTimeout   = 10 * time.Second
 )
 
 // Options of a Pusher.
@@ -74,7 +75,7 @@ func Start(o Options) (*Pusher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("push metrics: %w", err)
 	}
-	timeout := min(o.Interval, maxTimeout)
+	timeout := max(leastTimeout, min(o.Interval, maxTimeout))
 	exporter, err := otlpmetricgrpc.New(context.Background(), otlpmetricgrpc.WithEndpointURL(to), otlpmetricgrpc.WithTimeout(timeout),
 		otlpmetricgrpc.WithCompressor("gzip"),
 		// What a push that failed has said, the next one says again: there is nothing to be sent once more.
@@ -120,6 +121,7 @@ func (w *watched) Export(ctx context.Context, m *metricdata.ResourceMetrics) err
 		if w.state.Swap(stateTaken) != stateTaken {
 			w.log.Info().Msg("the collector takes metrics")
 		}
+	case errors.Is(ctx.Err(), context.Canceled): // Close goes on with a push of its own
 	case w.state.Swap(stateFailing) != stateFailing:
 		w.log.Warn().Err(err).Msg("the collector does not take metrics; pushes go on")
 	}
