@@ -85,7 +85,11 @@ func Start(o Options) (*Pusher, error) {
 	}
 	log := o.Logger.With().Str("endpoint", to).Logger()
 	// The SDK tells of what goes wrong while gathering to one handler of the process.
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn().Err(err).Msg("metrics could not be gathered for the collector") }))
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
+		if !errors.Is(err, context.Canceled) { // by Close
+			log.Warn().Err(err).Msg("metrics could not be gathered for the collector")
+		}
+	}))
 	reader := metric.NewPeriodicReader(&watched{Exporter: exporter, log: log}, metric.WithInterval(o.Interval), metric.WithTimeout(timeout),
 		metric.WithMaxExportBatchSize(maxPoints), metric.WithProducer(bridge.NewMetricProducer(bridge.WithGatherer(o.Gatherer))))
 	res := resource.NewSchemaless(attribute.String("service.name", "cairn"), attribute.String("service.instance.id", o.Instance))
