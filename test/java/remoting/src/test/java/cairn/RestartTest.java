@@ -111,6 +111,7 @@ class RestartTest {
         producer.setNamesrvAddr(names);
         producer.setInstanceName("restart-producer" + RemotingTest.RUN);
         producer.setPollNameServerInterval(1000);
+        producer.setSendMsgTimeout(10_000); // of all tries together, also where the machine is slow
         producer.start();
         Set<String> got = ConcurrentHashMap.newKeySet();
         DefaultMQPushConsumer consumer = new DefaultMQPushConsumer("restart-group");
