@@ -165,7 +165,7 @@ func (c *Conn) readLoop(first []byte) {
 	if len(first) > 0 {
 		r.src = &prefixed{first: first, rest: c.rw}
 	}
-	for !c.finish.Load() {
+	for { // what was read is served, also when it is time to finish
 		frame, err := r.next()
 		if err != nil {
 			if !c.finish.Load() {
