@@ -2,7 +2,6 @@ package remoting
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	"github.com/cairnmq/cairn/broker"
@@ -44,8 +43,8 @@ func queryAssignment(_ context.Context, d *Door, _ *session, req, resp *wire.Com
 		Strategy     string `json:"strategyName"`
 		Topic        string `json:"topic"`
 	}
-	if err := body.Unmarshal(req.Body, &q); err != nil {
-		return fmt.Errorf("request body: %w", err)
+	if err := readBody(req, &q); err != nil {
+		return err
 	}
 	t, err := d.broker.Topic(q.Topic)
 	if err != nil {
@@ -140,8 +139,8 @@ func setRequestMode(ctx context.Context, d *Door, _ *session, req, _ *wire.Comma
 		Mode  string `json:"mode"`
 		Share int32  `json:"popShareQueueNum"`
 	}
-	if err := body.Unmarshal(req.Body, &m); err != nil {
-		return fmt.Errorf("request body: %w", err)
+	if err := readBody(req, &m); err != nil {
+		return err
 	}
 	if m.Mode != modePull && m.Mode != modePop {
 		return refuse(wire.InvalidParameter, "request mode %s is neither %s nor %s", m.Mode, modePull, modePop)

@@ -19,8 +19,11 @@ func init() {
 // putTopic serves code 17.
 func putTopic(ctx context.Context, d *Door, _ *session, req, _ *wire.Command) error {
 	f := req.Fields
-	t := catalog.Topic{Name: f.Text("topic"), TopicFilterType: f.Text("topicFilterType")}
+	t := catalog.Topic{TopicFilterType: f.Text("topicFilterType")}
 	var err error
+	if t.Name, err = f.Need("topic"); err != nil {
+		return err
+	}
 	number := func(key string, def int32) (n int32) {
 		if err == nil {
 			n, err = f.Int32Or(key, def)
