@@ -47,6 +47,9 @@ func queryAssignment(_ context.Context, d *Door, _ *session, req, resp *wire.Com
 		return err
 	}
 	t, err := d.broker.Topic(q.Topic)
+	if broker.CodeOf(err) == broker.CodeTopicNotFound {
+		return jsonBody(resp, struct{}{}) // nobody has any of its queues
+	}
 	if err != nil {
 		return err
 	}

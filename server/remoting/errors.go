@@ -33,6 +33,9 @@ func (d *Door) errorReply(req *wire.Command, err error) *wire.Command {
 		return req.Reply(r.code, r.remark)
 	case isUnreadable(err), isAttributeError(err):
 		return req.Reply(wire.SystemError, err.Error())
+	case errors.As(err, &refused) && refused.Code == broker.CodeGroupIllegal && isPull(req.Code):
+		missing := &broker.Error{Code: broker.CodeGroupNotFound} // since there can be none of that name
+		return req.Reply(wire.SubscriptionGroupNotExist, remarkOf(req, missing))
 	case errors.As(err, &refused) && refused.Code != broker.CodeInternal:
 		return req.Reply(responseCode(refused.Code), remarkOf(req, refused))
 	case errors.Is(err, context.DeadlineExceeded):
@@ -99,6 +102,8 @@ func missingTopic(code int, topic string) string {
 		return "topic[" + topic + "] not exist, apply first please!" + faq
 	case wire.UpdateConsumerOffset:
 		return "Topic " + topic + " not exist!"
+	case wire.InvokeBrokerToReset:
+		return "Topic " + topic + " does not exist"
 	case wire.GetTopicConfig:
 		return "No topic in this broker. topic: " + topic
 	}

@@ -98,11 +98,14 @@ func updateConsumerOffset(d *Door, s *session, req *wire.Command) {
 }
 
 func commitOf(req *wire.Command) (group string, c broker.OffsetCommit, err error) {
-	if group, err = req.Fields.Need("consumerGroup"); err != nil {
-		return "", c, err
-	}
 	if c.Topic, c.Queue, err = queueOf(req); err != nil {
 		return "", c, err
+	}
+	if group = req.Fields.Text("consumerGroup"); group == "" {
+		return "", c, refuse(wire.SubscriptionGroupNotExist, "Group null not exist!")
+	}
+	if req.Fields.Text("commitOffset") == "" {
+		return "", c, refuse(wire.InvalidParameter, "Offset is null, topic is %s", c.Topic)
 	}
 	if c.Offset, err = req.Fields.Int64("commitOffset"); err == nil && c.Offset < 0 {
 		err = refuse(wire.InvalidParameter, "the offset to commit is %d", c.Offset)

@@ -48,9 +48,9 @@ func putTopic(ctx context.Context, d *Door, _ *session, req, _ *wire.Command) er
 
 // deleteTopic serves code 215.
 func deleteTopic(ctx context.Context, d *Door, _ *session, req, _ *wire.Command) error {
-	topic, err := req.Fields.Need("topic")
-	if err != nil {
-		return err
+	topic := req.Fields.Text("topic")
+	if topic == "" {
+		return refuse(wire.InvalidParameter, "The specified topic is blank.")
 	}
 	return gone(d.broker.DeleteTopic(ctx, topic), broker.CodeTopicNotFound)
 }
