@@ -102,7 +102,7 @@ type answer map[string]string
 func format(a answer) string {
 	var b strings.Builder
 	for _, f := range slices.Sorted(maps.Keys(a)) {
-		fmt.Fprintf(&b, "%s=%s\n", f, strings.ReplaceAll(a[f], "\n", `\n`))
+		fmt.Fprintf(&b, "%s=%s\n", f, a[f])
 	}
 	return b.String()
 }
@@ -262,6 +262,7 @@ func (s *session) normal(v string) string {
 	for _, k := range kinds {
 		v = k.pattern.ReplaceAllString(v, k.kind)
 	}
+	v = strings.ReplaceAll(v, "\n", `\n`)
 	return address.ReplaceAllStringFunc(v, func(a string) string {
 		switch strings.TrimPrefix(a, "/") {
 		case s.at.Remoting:
