@@ -17,7 +17,7 @@
 //	bytes=N                 a body of that many letters x, or
 //	batch=text,text         a body of several messages
 //
-//	rpc NAME method=M [client=C]            a gRPC call; without a client no headers are sent
+//	rpc NAME method=M [client=C]            a gRPC call of either service; without a client no headers are sent
 //	{"JSON": "of the request"}
 //
 // Beside these, in any input:
@@ -33,7 +33,8 @@
 //
 // A line for each field, sorted: code, remark, header.NAME, and the body as body.PATH or message[I].PATH; for gRPC the path
 // in the response, or grpc and remark where the call itself failed. Ids, times and addresses are shown as their kind. Of
-// remarks that are texts of Java exceptions only that there is one is compared.
+// remarks that are texts of Java exceptions only that there is one is compared: they name classes of the reference, and no client
+// or tool reads them.
 package differential
 
 import (
