@@ -152,7 +152,11 @@ func setRequestMode(ctx context.Context, d *Door, _ *session, req, _ *wire.Comma
 		return refuse(wire.InvalidParameter, "topic and consumerGroup must be given")
 	}
 	mode := broker.RequestMode{Pop: m.Mode == modePop, Share: m.Share}
-	if err := d.broker.SetRequestMode(ctx, m.Group, m.Topic, mode); err != nil {
+	err := d.broker.SetRequestMode(ctx, m.Group, m.Topic, mode)
+	if broker.CodeOf(err) == broker.CodeTopicNotFound {
+		return refuse(wire.TopicNotExist, "%s", missingTopic(req.Code, m.Topic)) // the body names it, no field
+	}
+	if err != nil {
 		return err
 	}
 	members, _, _ := d.broker.Clients().Consumers(m.Group)

@@ -69,8 +69,8 @@ func isAttributeError(err error) bool {
 // faq is what the reference adds to the remarks that users see most.
 const faq = "\nSee https://rocketmq.apache.org/docs/bestPractice/06FAQ for further details."
 
-// remarkOf is what a refusal says. That a topic or a group is not there is said in the words of the reference, which tools show and
-// people search for; they depend on the request.
+// remarkOf is what a refusal says. That a topic or a group is not there, or that nothing can be stored, is said in the words of the
+// reference, which tools show and people search for; they depend on the request.
 func remarkOf(req *wire.Command, refused *broker.Error) string {
 	group := req.Fields.Text("consumerGroup")
 	switch topic := cmp.Or(req.Fields.Text("topic"), req.Fields.Text("b")); {
@@ -80,6 +80,8 @@ func remarkOf(req *wire.Command, refused *broker.Error) string {
 		return "subscription group [" + group + "] does not exist, " + faq
 	case refused.Code == broker.CodeGroupNotFound && req.Code == wire.UpdateConsumerOffset:
 		return "Group " + group + " not exist!"
+	case refused.Code == broker.CodeReadOnly, refused.Code == broker.CodeClosing:
+		return "service not available now. " + refused.Message
 	}
 	return refused.Message
 }
