@@ -67,6 +67,9 @@ type Options struct {
 	Clock            clock.Clock           // default the machine's
 	Logger           zerolog.Logger        //
 	Registerer       prometheus.Registerer // nil: no metrics
+	// Fit is asked of what is in the data folder before anything is written there; its error keeps the broker from starting.
+	// nil: every folder is.
+	Fit func(*catalog.Catalog) error
 
 	// Transactions: how long after a half message its producer is first asked, when the message does not say; how long after
 	// a question the next one comes; how many there are for one message, and how many a producer group gets in a second.
@@ -190,6 +193,11 @@ func Open(ctx context.Context, storeOpts store.Options, opts Options) (*Broker, 
 	s, err := store.Open(ctx, storeOpts)
 	if err != nil {
 		return nil, fmt.Errorf("open broker: %w", err)
+	}
+	if opts.Fit != nil {
+		if err := opts.Fit(s.Catalog); err != nil {
+			return nil, errors.Join(fmt.Errorf("open broker: %w", err), s.Close())
+		}
 	}
 	b.store, b.catalog = s, s.Catalog
 	b.offsets = newOffsets(opts.Clock, s.Propose)

@@ -24,6 +24,8 @@ var (
 	ErrNotEmpty = errors.New("the data folder is not empty: an import makes a new one")
 	// ErrChanged says that an import was begun from another store, or that this one was used since.
 	ErrChanged = errors.New("the data folder holds an import from another store, or a Java broker has run on this one since: begin anew with an empty data folder")
+	// ErrUnfinished says that the import into a data folder was begun and has not ended.
+	ErrUnfinished = errors.New("the import of a Java broker's store into this data folder has not ended")
 	// ErrUsed says that a broker has run on the data folder before its import had ended.
 	ErrUsed = errors.New("the data folder was used before its import had ended: begin anew with an empty one")
 )
@@ -66,6 +68,23 @@ type state struct {
 
 func sourceOf(p *plan) string {
 	return fmt.Sprintf("%d-%d at %d", p.folder.Log.First(), p.end, p.first)
+}
+
+// Unfinished is nil for a data folder that no import was begun in, or in which it has ended; otherwise ErrUnfinished. A broker must
+// not run on such a folder: messages are missing, and it would give new ones their offsets.
+func Unfinished(c *catalog.Catalog) error {
+	text, ok, err := c.KV(stateNamespace, stateKey)
+	if err != nil || !ok {
+		return err
+	}
+	var s state
+	if err := json.Unmarshal([]byte(text), &s); err != nil {
+		return fmt.Errorf("state of the import: %w", err)
+	}
+	if s.Stage != StageDone {
+		return ErrUnfinished
+	}
+	return nil
 }
 
 // importer is an import under way.
@@ -154,6 +173,7 @@ func (im *importer) readState() error {
 	if im.state.Source != sourceOf(im.plan) {
 		return ErrChanged
 	}
+	im.plan.report.Before = im.state.Stage == StageDone
 	return nil
 }
 

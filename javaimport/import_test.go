@@ -327,17 +327,20 @@ func checkFound(t testing.TB, what string, fs vfs.FS) {
 
 func TestImportOfEverything(t *testing.T) {
 	fs := vfs.NewMem()
-	f := everything(t).folder()
+	java := everything(t)
+	f := java.folder()
 	report, err := run(fs, f, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Report{Topics: 3, Groups: 2, Offsets: 4, Messages: 11, Delayed: 3, Halves: 1, InFlight: 2, Skipped: map[string]int64{"gone": 1}}
+	want := Report{Topics: 3, Groups: 2, Offsets: 4, Messages: 11, Delayed: 3, Halves: 1, InFlight: 2, Skipped: map[string]int64{"gone": 1}, Bytes: int64(len(java.log))}
 	if !reflect.DeepEqual(report, want) {
 		t.Errorf("report %+v, want %+v", report, want)
 	}
 	checkFound(t, "imported", fs)
-	if _, err := run(fs, f, nil); err != nil {
+	if again, err := run(fs, f, nil); !again.Before {
+		t.Errorf("it had ended before: %+v", again)
+	} else if err != nil {
 		t.Errorf("once more: %v", err)
 	}
 	checkFound(t, "imported once more", fs)

@@ -93,15 +93,22 @@ type plan struct {
 
 // Report tells what was found and what became of it.
 type Report struct {
-	Topics, Groups, Offsets int
-	Messages                int64 // in their queues
-	Delayed, Halves         int64 // that wait
-	InFlight                int64 // popped and not acknowledged
+	Topics   int   `json:"topics"`
+	Groups   int   `json:"groups"`
+	Offsets  int   `json:"offsets"`
+	Messages int64 `json:"messages"` // in their queues
+	Delayed  int64 `json:"delayed"`  // that are not due yet
+	Halves   int64 `json:"halves"`   // that nobody decided
+	InFlight int64 `json:"inFlight"` // popped and not acknowledged
 	// Skipped are messages that no client could have got, by topic: of topics that were deleted, or the broker's own.
-	Skipped map[string]int64
+	Skipped map[string]int64 `json:"skipped"`
 	// Warnings are what could not be brought over, one sentence each.
-	Warnings []string
-	Torn     bool // the log ended within a message
+	Warnings []string `json:"warnings"`
+	Torn     bool     `json:"torn"` // the log ended within a message
+	// Before says that the import had ended in an earlier run: Offsets and InFlight, which are counted as they are written, are 0.
+	Before bool `json:"before"`
+	// Bytes of the Java commitlog that were read.
+	Bytes int64 `json:"bytes"`
 }
 
 // look reads the whole log once. read is called with the position now and then.
@@ -148,6 +155,7 @@ func look(ctx context.Context, f *javastore.Folder, levels delay.Levels, read fu
 		}
 	}
 	p.end, p.report.Torn = r.Position(), r.Torn
+	p.report.Bytes = p.end - f.Log.First()
 	return p, p.settle()
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fills a Java broker, imports its store (killed half-way and run again), and lets real clients find everything again.
+# Fills a Java broker, imports its store (killed on its way and run again), and lets real clients find everything again.
 #   CAIRN_REFERENCE=DIR test/import.sh [MESSAGES]
 # DIR has the scripts up.sh and down.sh that start and stop the Java broker (file store). RMQ_HOME, NAMESRV and BROKER say where it
 # keeps its things and where it listens, CAIRN_TEST_BIN which cairn binary is tried.
@@ -25,8 +25,8 @@ refusal=$("$bin" import "$work/store" --data "$work/none" 2>&1 || true)
 case $refusal in *'still runs'*) ;; *) echo "a store in use was not refused: $refusal"; exit 1 ;; esac
 bash "$reference/down.sh" ${DOWN:-}
 
-echo "-- import, killed twice"
-for wait in ${KILLS:-0.3 0.6}; do
+echo "-- import, killed on its way"
+for wait in ${KILLS:-0.05 0.1 0.3}; do
   "$bin" import "$work/store" --data "$work/data" >"$work/import.log" 2>&1 &
   pid=$!
   sleep "$wait"
@@ -34,7 +34,7 @@ for wait in ${KILLS:-0.3 0.6}; do
   wait $pid 2>/dev/null || true
 done
 pid=
-time "$bin" import "$work/store" --data "$work/data"
+"$bin" import "$work/store" --data "$work/data"
 "$bin" debug verify --data "$work/data"
 
 echo "-- find it again"

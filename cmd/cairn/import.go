@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -22,7 +23,7 @@ import (
 )
 
 func newImport() *cobra.Command {
-	var levels string
+	var levels, output string
 	def := configs.Default()
 	c := &cobra.Command{
 		Use:   "import STORE_DIR",
@@ -39,6 +40,9 @@ of what is older.`,
   cairn serve --data /var/lib/cairn`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if output != "text" && output != "json" {
+				return usagef("-o is text or json, not %q", output)
+			}
 			cfg, err := configs.Load("", cmd.Flags(), def)
 			if err != nil {
 				return &usageError{err}
@@ -64,8 +68,12 @@ of what is older.`,
 			if err != nil {
 				return explainImport(err)
 			}
-			printImport(cmd.OutOrStdout(), &report, cfg.Data, time.Since(began))
-			return nil
+			if took := time.Since(began); output == "json" {
+				err = json.NewEncoder(cmd.OutOrStdout()).Encode(importResult{report, took.Seconds()})
+			} else {
+				printImport(cmd.OutOrStdout(), &report, cfg.Data, took)
+			}
+			return err
 		},
 	}
 	// The keys of cairn.yaml that concern the data folder.
@@ -75,7 +83,14 @@ of what is older.`,
 		c.Flags().AddFlag(all.Flags().Lookup(key))
 	}
 	c.Flags().StringVar(&levels, "levels", delay.DefaultLevels, "the Java broker's messageDelayLevel, where its consume queues do not tell when a message is due")
+	c.Flags().StringVarP(&output, "output", "o", "text", "text or json")
 	return c
+}
+
+// importResult is what -o json prints.
+type importResult struct {
+	javaimport.Report
+	Seconds float64 `json:"seconds"`
 }
 
 // importBars shows one bar for each stage that goes over the log.
@@ -102,9 +117,24 @@ func explainImport(err error) error {
 	return err
 }
 
+// explainUnfinished says how to go on with an import that serve found in the data folder.
+func explainUnfinished(err error, data string) error {
+	if errors.Is(err, javaimport.ErrUnfinished) {
+		return fmt.Errorf("%w: run 'cairn import STORE_DIR --data %s' again, it goes on where it was", err, data)
+	}
+	return err
+}
+
+func mebibytes(n int64) float64 { return float64(n) / (1 << 20) }
+
 func printImport(w io.Writer, r *javaimport.Report, data string, took time.Duration) {
-	fmt.Fprintf(w, "%d topics, %d groups, %d offsets, %d messages in their queues, %d delayed, %d half messages, %d popped and not acknowledged; %s\n",
-		r.Topics, r.Groups, r.Offsets, r.Messages, r.Delayed, r.Halves, r.InFlight, took.Round(time.Millisecond))
+	if r.Before {
+		fmt.Fprintf(w, "this store was imported before, nothing was changed\nstart the broker with: cairn serve --data %s\n", data)
+		return
+	}
+	fmt.Fprintf(w, "%d topics, %d groups, %d offsets, %d messages in their queues, %d delayed, %d half messages, %d popped and not acknowledged\n",
+		r.Topics, r.Groups, r.Offsets, r.Messages, r.Delayed, r.Halves, r.InFlight)
+	fmt.Fprintf(w, "%.1f MiB of the commitlog in %s: %.1f MiB/s\n", mebibytes(r.Bytes), took.Round(time.Millisecond), mebibytes(r.Bytes)/max(took.Seconds(), 0.001))
 	if r.Torn {
 		fmt.Fprintln(w, "the commitlog ends within a message: the Java broker was killed while it wrote, and would drop that message, too")
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/cairnmq/cairn/internal/rpctime"
 	"github.com/cairnmq/cairn/internal/telemetry"
 	"github.com/cairnmq/cairn/internal/wire"
+	"github.com/cairnmq/cairn/javaimport"
 	doorgrpc "github.com/cairnmq/cairn/server/grpc"
 	doorhttp "github.com/cairnmq/cairn/server/http"
 	"github.com/cairnmq/cairn/server/nameserver"
@@ -111,9 +112,10 @@ func start(ctx context.Context, cfg configs.Config, log zerolog.Logger) (_ *inst
 		AutoCreateTopics: cfg.AutoCreateTopics, AutoCreateGroups: cfg.AutoCreateGroups, DefaultQueues: int32(cfg.DefaultQueues),
 		MaxMessageSize: int(cfg.MaxMessageSize), DelayLevels: cfg.Levels(), MaxDelay: cfg.MaxDelay,
 		TransactionTimeout: cfg.TxTimeout, CheckInterval: cfg.TxCheckInterval, MaxChecks: int32(cfg.TxMaxChecks), Clock: clock.System, Logger: log, Registerer: registry,
+		Fit: javaimport.Unfinished,
 	})
 	if err != nil {
-		return nil, err
+		return nil, explainUnfinished(err, cfg.Data)
 	}
 	if cfg.OTLPEndpoint != "" {
 		in.push, err = telemetry.Start(telemetry.Options{

@@ -29,7 +29,7 @@ func TestDelayed(t *testing.T) {
 	s := r.stub("c1")
 	req, due := receiveRequest("later", "g", time.Minute), noon.Add(time.Hour+123*time.Millisecond)
 	sent := s.sendOne("later", "a", deliverAt(due), user("colour", "red"))
-	if sent.GetRecallHandle() == "" || sent.GetTransactionId() != "" || sent.GetMessageId() != "id-a" {
+	if sent.GetRecallHandle() == "" || sent.GetTransactionId() != "id-a" || sent.GetMessageId() != "id-a" {
 		t.Errorf("sent: %v", sent)
 	}
 	s.nothing(c, req)

@@ -30,7 +30,7 @@ const (
 var pollingTimeSince = version{5, 0, 3}
 
 // ReceiveMessage hands out messages of all queues of the topic, and waits for some when there are none. The stream has the status,
-// then messages, then the time at which they were handed out; or a status alone.
+// then messages, then the time of the answer.
 func (d *Door) ReceiveMessage(req *pb.ReceiveMessageRequest, stream pb.MessagingService_ReceiveMessageServer) error {
 	ctx := stream.Context()
 	err := d.receive(ctx, req, stream)
@@ -40,9 +40,11 @@ func (d *Door) ReceiveMessage(req *pb.ReceiveMessageRequest, stream pb.Messaging
 	if ctx.Err() != nil {
 		return ctx.Err() // nobody reads a status any more
 	}
-	return stream.Send(&pb.ReceiveMessageResponse{
-		Content: &pb.ReceiveMessageResponse_Status{Status: d.statusOf(rpcReceive, err)},
-	})
+	status := &pb.ReceiveMessageResponse{Content: &pb.ReceiveMessageResponse_Status{Status: d.statusOf(rpcReceive, err)}}
+	if err := stream.Send(status); err != nil {
+		return err
+	}
+	return sendDelivered(stream, d.clock.Now())
 }
 
 func (d *Door) receive(ctx context.Context, req *pb.ReceiveMessageRequest, stream pb.MessagingService_ReceiveMessageServer) error {
@@ -202,9 +204,12 @@ func (d *Door) answer(stream pb.MessagingService_ReceiveMessageServer, topic *pb
 		}
 		begin = end
 	}
-	return stream.Send(&pb.ReceiveMessageResponse{Content: &pb.ReceiveMessageResponse_DeliveryTimestamp{
-		DeliveryTimestamp: timestamppb.New(time.UnixMilli(res.PoppedAt)),
-	}})
+	return sendDelivered(stream, time.UnixMilli(res.PoppedAt))
+}
+
+// sendDelivered ends the stream of an answer with its time.
+func sendDelivered(stream pb.MessagingService_ReceiveMessageServer, at time.Time) error {
+	return stream.Send(&pb.ReceiveMessageResponse{Content: &pb.ReceiveMessageResponse_DeliveryTimestamp{DeliveryTimestamp: timestamppb.New(at)}})
 }
 
 var receiveOK = &pb.ReceiveMessageResponse{Content: &pb.ReceiveMessageResponse_Status{Status: statusOK}}

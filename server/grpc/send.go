@@ -1,6 +1,7 @@
 package grpc
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"slices"
@@ -25,10 +26,11 @@ func (d *Door) SendMessage(ctx context.Context, req *pb.SendMessageRequest) (*pb
 	}
 	resp := &pb.SendMessageResponse{Status: statusOK, Entries: make([]*pb.SendResultEntry, len(results))}
 	for i := range results {
-		r := &results[i]
+		r, id := &results[i], req.Messages[i].GetSystemProperties().GetMessageId()
 		resp.Entries[i] = &pb.SendResultEntry{
-			Status: statusOK, MessageId: req.Messages[i].GetSystemProperties().GetMessageId(), Offset: r.QueueOffset,
-			TransactionId: r.TransactionID, RecallHandle: r.RecallHandle,
+			Status: statusOK, MessageId: id, Offset: r.QueueOffset,
+			TransactionId: cmp.Or(r.TransactionID, id), // as in the reference, which has one for every message
+			RecallHandle:  r.RecallHandle,
 		}
 	}
 	return resp, nil

@@ -1,6 +1,7 @@
 package nameserver
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -208,7 +209,7 @@ func (d *Door) serveRequest(c *wire.Conn, req *wire.Command) {
 		case errors.As(err, &r):
 			resp.Code = r.code
 		case errors.As(err, &field):
-			resp.Code = wire.InvalidParameter
+			resp.Code = wire.SystemError
 		default:
 			resp.Code = wire.SystemError
 			d.opts.Logger.Error().Err(err).Str("request", h.name).Stringer("from", c.Remote()).Msg("name server request failed")
@@ -221,10 +222,7 @@ func (d *Door) serveRequest(c *wire.Conn, req *wire.Command) {
 // ---- routes ----
 
 func (d *Door) routeInfo(_ *wire.Conn, req, resp *wire.Command) error {
-	topic, err := req.Fields.Need("topic")
-	if err != nil {
-		return err
-	}
+	topic := req.Fields.Text("topic")
 	standard, err := req.Fields.BoolOr("acceptStandardJsonOnly", false)
 	if err != nil {
 		return err
@@ -235,7 +233,7 @@ func (d *Door) routeInfo(_ *wire.Conn, req, resp *wire.Command) error {
 	}
 	d.table.Route(topic, &r)
 	if len(r.QueueDatas) == 0 {
-		return refusef(wire.TopicNotExist, "No topic route info in name server for the topic: %s. It is made by its first send where automatic creation is on, or by `cairn topic create`.", topic)
+		return refusef(wire.TopicNotExist, "No topic route info in name server for the topic: %s\nSee https://rocketmq.apache.org/docs/bestPractice/06FAQ for further details.", textOf(req, "topic"))
 	}
 	if conf, ok, err := d.b.Catalog().KV(orderTopicConfig, topic); err != nil {
 		return err
@@ -359,8 +357,13 @@ func (d *Door) register(c *wire.Conn, req, resp *wire.Command) error {
 	return d.kvTable(orderTopicConfig, resp)
 }
 
+// unregister forgets a broker. One that is not named whole is none that is known.
 func (d *Door) unregister(_ *wire.Conn, req, _ *wire.Command) error {
 	b, err := brokerOf(req.Fields)
+	var field *wire.FieldError
+	if errors.As(err, &field) && field.Missing {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -395,10 +398,7 @@ func (d *Door) heartbeat(_ *wire.Conn, req, _ *wire.Command) error {
 }
 
 func (d *Door) members(_ *wire.Conn, req, resp *wire.Command) (err error) {
-	name, err := req.Fields.Need("brokerName")
-	if err != nil {
-		return err
-	}
+	name := req.Fields.Text("brokerName")
 	var g body.BrokerMemberGroup
 	g.BrokerMemberGroup.BrokerName = name
 	if name == d.name() {
@@ -414,9 +414,9 @@ func (d *Door) members(_ *wire.Conn, req, resp *wire.Command) (err error) {
 }
 
 func (d *Door) registerTopic(_ *wire.Conn, req, _ *wire.Command) error {
-	topic, err := req.Fields.Need("topic")
-	if err != nil {
-		return err
+	topic := req.Fields.Text("topic")
+	if topic == "" {
+		return nil // there is nothing to register
 	}
 	var r body.TopicRoute
 	if err := body.Unmarshal(req.Body, &r); err != nil {
@@ -428,11 +428,7 @@ func (d *Door) registerTopic(_ *wire.Conn, req, _ *wire.Command) error {
 
 // deleteTopic takes an external brokers' topic out of the routes. A topic of our own broker is routed as long as the broker has it.
 func (d *Door) deleteTopic(_ *wire.Conn, req, _ *wire.Command) error {
-	topic, err := req.Fields.Need("topic")
-	if err != nil {
-		return err
-	}
-	d.table.DeleteTopic(topic, req.Fields.Text("clusterName"))
+	d.table.DeleteTopic(req.Fields.Text("topic"), req.Fields.Text("clusterName"))
 	return nil
 }
 
@@ -477,11 +473,12 @@ func (d *Door) topicList(_ *wire.Conn, _, resp *wire.Command) error {
 }
 
 func (d *Door) topicsByCluster(_ *wire.Conn, req, resp *wire.Command) error {
-	cluster, err := req.Fields.Need("cluster")
-	if err != nil {
-		return err
+	want := every
+	cluster := req.Fields.Text("cluster")
+	if cluster == "" { // which is that of no topic
+		want = func(int32) bool { return false }
 	}
-	return d.respondTopics(cluster, every, resp)
+	return d.respondTopics(cluster, want, resp)
 }
 
 func unitList(want func(int32) bool) func(*Door, *wire.Conn, *wire.Command, *wire.Command) error {
@@ -502,18 +499,15 @@ func (d *Door) systemTopics(_ *wire.Conn, _, resp *wire.Command) (err error) {
 
 // ---- KV configuration ----
 
-func kvFields(f wire.Fields) (namespace, key string, err error) {
-	if namespace, err = f.Need("namespace"); err != nil {
-		return "", "", err
-	}
-	key, err = f.Need("key")
-	return namespace, key, err
-}
+// textOf shows a field in a remark, as the reference does one that is not there.
+func textOf(req *wire.Command, key string) string { return cmp.Or(req.Fields.Text(key), "null") }
+
+func kvFields(f wire.Fields) (namespace, key string) { return f.Text("namespace"), f.Text("key") }
 
 func (d *Door) putKV(_ *wire.Conn, req, _ *wire.Command) error {
-	namespace, key, err := kvFields(req.Fields)
-	if err != nil {
-		return err
+	namespace, key := kvFields(req.Fields)
+	if namespace == "" || key == "" {
+		return refusef(wire.SystemError, "namespace or key is null")
 	}
 	value, err := req.Fields.Need("value")
 	if err != nil {
@@ -525,25 +519,22 @@ func (d *Door) putKV(_ *wire.Conn, req, _ *wire.Command) error {
 }
 
 func (d *Door) getKV(_ *wire.Conn, req, resp *wire.Command) error {
-	namespace, key, err := kvFields(req.Fields)
-	if err != nil {
-		return err
-	}
+	namespace, key := kvFields(req.Fields)
 	value, ok, err := d.b.Catalog().KV(namespace, key)
 	if err != nil {
 		return err
 	}
 	if !ok {
-		return refusef(wire.QueryNotFound, "No config item, Namespace: %s Key: %s", namespace, key)
+		return refusef(wire.QueryNotFound, "No config item, Namespace: %s Key: %s", textOf(req, "namespace"), textOf(req, "key"))
 	}
 	resp.Fields.Add("value", value)
 	return nil
 }
 
 func (d *Door) deleteKV(_ *wire.Conn, req, _ *wire.Command) error {
-	namespace, key, err := kvFields(req.Fields)
-	if err != nil {
-		return err
+	namespace, key := kvFields(req.Fields)
+	if namespace == "" || key == "" {
+		return nil // there is nothing to delete
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
 	defer cancel()
@@ -551,15 +542,12 @@ func (d *Door) deleteKV(_ *wire.Conn, req, _ *wire.Command) error {
 }
 
 func (d *Door) listKV(_ *wire.Conn, req, resp *wire.Command) error {
-	namespace, err := req.Fields.Need("namespace")
-	if err != nil {
-		return err
-	}
+	namespace := req.Fields.Text("namespace")
 	if err := d.kvTable(namespace, resp); err != nil {
 		return err
 	}
 	if resp.Body == nil {
-		return refusef(wire.QueryNotFound, "No config item, Namespace: %s", namespace)
+		return refusef(wire.QueryNotFound, "No config item, Namespace: %s", textOf(req, "namespace"))
 	}
 	return nil
 }
@@ -577,10 +565,7 @@ func (d *Door) kvTable(namespace string, resp *wire.Command) error {
 // ---- write permission and configuration ----
 
 func (d *Door) setWrite(req *wire.Command, on bool) (int, error) {
-	name, err := req.Fields.Need("brokerName")
-	if err != nil {
-		return 0, err
-	}
+	name := req.Fields.Text("brokerName")
 	if name == d.name() {
 		d.wiped.Store(!on)
 		topics, _ := d.b.Catalog().Counts()

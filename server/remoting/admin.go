@@ -98,6 +98,14 @@ func attributeChanges(attributes map[string]string) string {
 	return strings.Join(changes, ",")
 }
 
+// someAttributes are {} where there are none, which JSON would leave out or show as null.
+func someAttributes(attributes map[string]string) map[string]string {
+	if attributes == nil {
+		return map[string]string{}
+	}
+	return attributes
+}
+
 // subscriptionBody is a subscription as tools read it.
 func subscriptionBody(s broker.Subscription) body.Subscription {
 	out := body.Subscription{

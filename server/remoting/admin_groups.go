@@ -29,6 +29,16 @@ func init() {
 	servePooled(deleteGroupList, "DELETE_SUBSCRIPTION_GROUP_LIST", TierAdmin, deleteGroups)
 }
 
+// groupConfigBody is SubscriptionGroupConfig as it is answered: with attributes, though there are none.
+type groupConfigBody struct {
+	*catalog.Group
+	Attributes map[string]string `json:"attributes"`
+}
+
+func groupBody(g *catalog.Group) groupConfigBody {
+	return groupConfigBody{g, someAttributes(g.Attributes)}
+}
+
 // readGroup reads a SubscriptionGroupConfig, whose attribute keys have a + or - before them; changes is what they say.
 func readGroup(raw []byte) (g catalog.Group, changes string, err error) {
 	g = catalog.DefaultGroup("")
@@ -70,13 +80,13 @@ func allGroupConfig(_ context.Context, d *Door, _ *session, req, resp *wire.Comm
 	if p.most == maxWholeList && total > maxWholeList {
 		return refuse(wire.SystemError, "%d groups are too many for one answer: ask for them in parts (groupSeq, maxGroupNum)", total)
 	}
-	out := body.GroupPage[*catalog.Group]{
-		DataVersion: d.dataVersion(), Forbidden: map[string]map[string]int32{}, Groups: map[string]*catalog.Group{},
+	out := body.GroupPage[groupConfigBody]{
+		DataVersion: d.dataVersion(), Forbidden: map[string]map[string]int32{}, Groups: map[string]groupConfigBody{},
 	}
 	at := 0
 	err = d.broker.Catalog().EachGroup(func(g *catalog.Group) bool {
 		if at >= p.first {
-			out.Groups[g.Name] = g
+			out.Groups[g.Name] = groupBody(g)
 		}
 		at++
 		return len(out.Groups) < p.most
@@ -98,7 +108,7 @@ func groupConfig(_ context.Context, d *Door, _ *session, req, resp *wire.Command
 	if err != nil {
 		return err
 	}
-	return adminBody(resp, g)
+	return adminBody(resp, groupBody(g))
 }
 
 // groupsOfTopic serves code 300. A topic that is not there has no groups.

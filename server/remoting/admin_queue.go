@@ -32,12 +32,12 @@ func queueEntries(_ context.Context, d *Door, _ *session, req, resp *wire.Comman
 		return err
 	}
 	entries, low, high, err := d.broker.QueueEntries(topic, queue, index, int(count))
-	if code := broker.CodeOf(err); err != nil && (code == broker.CodeTopicNotFound || code == broker.CodeParameter) {
+	switch code := broker.CodeOf(err); {
+	case err != nil && code == broker.CodeParameter:
 		return refuse(wire.SystemError, "%d@%s is not exist!", queue, topic)
-	} else if err != nil {
+	case err != nil && code != broker.CodeTopicNotFound:
 		return err
-	}
-	if len(entries) == 0 {
+	case len(entries) == 0:
 		return refuse(wire.SystemError, "Index %d of %d@%s is not exist!", index, queue, topic)
 	}
 	out := body.QueueEntries{MinQueueIndex: low, MaxQueueIndex: high, QueueData: make([]body.QueueEntry, 0, len(entries))}

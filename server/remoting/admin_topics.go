@@ -46,6 +46,16 @@ func putTopics(ctx context.Context, d *Door, _ *session, req, _ *wire.Command) e
 	return nil
 }
 
+// topicConfigBody is TopicConfig as it is answered: with attributes, though there are none.
+type topicConfigBody struct {
+	*catalog.Topic
+	Attributes map[string]string `json:"attributes"`
+}
+
+func topicBody(t *catalog.Topic) topicConfigBody {
+	return topicConfigBody{t, someAttributes(t.Attributes)}
+}
+
 // allTopicConfig serves code 21.
 func allTopicConfig(_ context.Context, d *Door, _ *session, req, resp *wire.Command) error {
 	p, err := d.pageOf(req, "topicSeq", "maxTopicNum")
@@ -56,14 +66,14 @@ func allTopicConfig(_ context.Context, d *Door, _ *session, req, resp *wire.Comm
 	if p.most == maxWholeList && total > maxWholeList {
 		return refuse(wire.SystemError, "%d topics are too many for one answer: ask for them in parts (topicSeq, maxTopicNum)", total)
 	}
-	out := body.TopicPage[*catalog.Topic]{
-		DataVersion: d.dataVersion(), Topics: map[string]*catalog.Topic{},
+	out := body.TopicPage[topicConfigBody]{
+		DataVersion: d.dataVersion(), Topics: map[string]topicConfigBody{},
 		MappingDetails: map[string]struct{}{}, MappingInfo: map[string]struct{}{},
 	}
 	at := 0
 	err = d.broker.Catalog().EachTopic(func(t *catalog.Topic) bool {
 		if at >= p.first {
-			out.Topics[t.Name] = t
+			out.Topics[t.Name] = topicBody(t)
 		}
 		at++
 		return len(out.Topics) < p.most
@@ -85,7 +95,7 @@ func topicConfig(_ context.Context, d *Door, _ *session, req, resp *wire.Command
 	if err != nil {
 		return err
 	}
-	return adminBody(resp, t)
+	return adminBody(resp, topicBody(t))
 }
 
 // topicStats serves code 202.

@@ -2,7 +2,6 @@ package remoting
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	"github.com/cairnmq/cairn/broker"
@@ -44,10 +43,13 @@ func queryAssignment(_ context.Context, d *Door, _ *session, req, resp *wire.Com
 		Strategy     string `json:"strategyName"`
 		Topic        string `json:"topic"`
 	}
-	if err := body.Unmarshal(req.Body, &q); err != nil {
-		return fmt.Errorf("request body: %w", err)
+	if err := readBody(req, &q); err != nil {
+		return err
 	}
 	t, err := d.broker.Topic(q.Topic)
+	if broker.CodeOf(err) == broker.CodeTopicNotFound {
+		return jsonBody(resp, struct{}{}) // nobody has any of its queues
+	}
 	if err != nil {
 		return err
 	}
@@ -140,8 +142,8 @@ func setRequestMode(ctx context.Context, d *Door, _ *session, req, _ *wire.Comma
 		Mode  string `json:"mode"`
 		Share int32  `json:"popShareQueueNum"`
 	}
-	if err := body.Unmarshal(req.Body, &m); err != nil {
-		return fmt.Errorf("request body: %w", err)
+	if err := readBody(req, &m); err != nil {
+		return err
 	}
 	if m.Mode != modePull && m.Mode != modePop {
 		return refuse(wire.InvalidParameter, "request mode %s is neither %s nor %s", m.Mode, modePull, modePop)
@@ -150,7 +152,11 @@ func setRequestMode(ctx context.Context, d *Door, _ *session, req, _ *wire.Comma
 		return refuse(wire.InvalidParameter, "topic and consumerGroup must be given")
 	}
 	mode := broker.RequestMode{Pop: m.Mode == modePop, Share: m.Share}
-	if err := d.broker.SetRequestMode(ctx, m.Group, m.Topic, mode); err != nil {
+	err := d.broker.SetRequestMode(ctx, m.Group, m.Topic, mode)
+	if broker.CodeOf(err) == broker.CodeTopicNotFound {
+		return refuse(wire.TopicNotExist, "%s", missingTopic(req.Code, m.Topic)) // the body names it, no field
+	}
+	if err != nil {
 		return err
 	}
 	members, _, _ := d.broker.Clients().Consumers(m.Group)

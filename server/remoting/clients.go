@@ -3,7 +3,6 @@ package remoting
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"strconv"
 	"strings"
 
@@ -223,8 +222,8 @@ func checkClientConfig(_ context.Context, _ *Door, s *session, req, _ *wire.Comm
 		Group        string           `json:"group"`
 		Subscription subscriptionData `json:"subscriptionData"`
 	}
-	if err := body.Unmarshal(req.Body, &check); err != nil {
-		return fmt.Errorf("request body: %w", err)
+	if err := readBody(req, &check); err != nil {
+		return err
 	}
 	sub := &check.Subscription
 	if filter.IsTag(sub.ExpressionType) {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"math/bits"
@@ -79,8 +78,7 @@ func FuzzReceipt(f *testing.F) {
 		var err error
 		alloctest.AtMost(t, 40*len(extraInfo), func() { r, err = parseReceipt(extraInfo) })
 		if err != nil {
-			var no *refusal
-			if !errors.As(err, &no) {
+			if !isUnreadable(err) {
 				t.Fatalf("%q: %v", extraInfo, err)
 			}
 			return

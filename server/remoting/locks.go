@@ -2,7 +2,6 @@ package remoting
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/cairnmq/cairn/broker"
 	"github.com/cairnmq/cairn/internal/body"
@@ -23,8 +22,8 @@ type lockRequest struct {
 
 func readLockRequest(req *wire.Command) (*lockRequest, []broker.QueueRef, error) {
 	var l lockRequest
-	if err := body.Unmarshal(req.Body, &l); err != nil {
-		return nil, nil, fmt.Errorf("request body: %w", err)
+	if err := readBody(req, &l); err != nil {
+		return nil, nil, err
 	}
 	if l.Group == "" || l.ClientID == "" {
 		return nil, nil, refuse(wire.InvalidParameter, "consumerGroup and clientId must be given")

@@ -17,6 +17,16 @@ func init() {
 	servePooled(wire.GetEarliestStoreTime, "GET_EARLIEST_MSG_STORETIME", TierClient, earliestStoreTime)
 }
 
+// isNothing tells whether a verb has refused because there is no such topic, queue or offset. To the codes of this file that is an
+// empty queue, as in the reference.
+func isNothing(err error) bool {
+	switch broker.CodeOf(err) {
+	case broker.CodeTopicNotFound, broker.CodeParameter, broker.CodeOffsetNotFound:
+		return err != nil
+	}
+	return false
+}
+
 // queueOf reads the topic and queue of a request.
 func queueOf(req *wire.Command) (topic string, queue int32, err error) {
 	if topic, err = req.Fields.Need("topic"); err != nil {
@@ -48,7 +58,12 @@ func queryConsumerOffset(_ context.Context, d *Door, s *session, req, resp *wire
 		}
 	}
 	offset, err := d.broker.CommittedOffset(group, topic, queue, zero)
-	if err != nil {
+	switch {
+	case isNothing(err) && !zero:
+		return refuse(wire.QueryNotFound, "Not found, do not set to zero, maybe this group boot first")
+	case isNothing(err):
+		return refuse(wire.QueryNotFound, "Not found, V3_0_6_SNAPSHOT maybe this group consumer boot first")
+	case err != nil:
 		return err
 	}
 	resp.Fields.AddInt("offset", offset)
@@ -83,11 +98,14 @@ func updateConsumerOffset(d *Door, s *session, req *wire.Command) {
 }
 
 func commitOf(req *wire.Command) (group string, c broker.OffsetCommit, err error) {
-	if group, err = req.Fields.Need("consumerGroup"); err != nil {
-		return "", c, err
-	}
 	if c.Topic, c.Queue, err = queueOf(req); err != nil {
 		return "", c, err
+	}
+	if group = req.Fields.Text("consumerGroup"); group == "" {
+		return "", c, refuse(wire.SubscriptionGroupNotExist, "Group null not exist!")
+	}
+	if req.Fields.Text("commitOffset") == "" {
+		return "", c, refuse(wire.InvalidParameter, "Offset is null, topic is %s", c.Topic)
 	}
 	if c.Offset, err = req.Fields.Int64("commitOffset"); err == nil && c.Offset < 0 {
 		err = refuse(wire.InvalidParameter, "the offset to commit is %d", c.Offset)
@@ -110,7 +128,7 @@ func searchOffset(_ context.Context, d *Door, _ *session, req, resp *wire.Comman
 		boundary = store.Upper
 	}
 	offset, err := d.broker.OffsetByTime(topic, queue, ms, boundary)
-	if err != nil {
+	if err != nil && !isNothing(err) {
 		return err
 	}
 	resp.Fields.AddInt("offset", offset)
@@ -119,7 +137,7 @@ func searchOffset(_ context.Context, d *Door, _ *session, req, resp *wire.Comman
 
 // maxOffset serves code 30.
 func maxOffset(_ context.Context, d *Door, _ *session, req, resp *wire.Command) error {
-	return queueNumber(req, resp, "offset", func(topic string, queue int32) (int64, error) {
+	return queueNumber(req, resp, "offset", 0, func(topic string, queue int32) (int64, error) {
 		if queues, ok, err := d.broker.WaitingQueues(topic); err != nil {
 			return 0, err
 		} else if ok && queue >= 0 && int(queue) < len(queues) {
@@ -131,21 +149,25 @@ func maxOffset(_ context.Context, d *Door, _ *session, req, resp *wire.Command) 
 
 // minOffset serves code 31.
 func minOffset(_ context.Context, d *Door, _ *session, req, resp *wire.Command) error {
-	return queueNumber(req, resp, "offset", d.broker.MinOffset)
+	return queueNumber(req, resp, "offset", 0, d.broker.MinOffset)
 }
 
 // earliestStoreTime serves code 32.
 func earliestStoreTime(_ context.Context, d *Door, _ *session, req, resp *wire.Command) error {
-	return queueNumber(req, resp, "timestamp", d.broker.EarliestStoreTime)
+	return queueNumber(req, resp, "timestamp", -1, d.broker.EarliestStoreTime)
 }
 
-func queueNumber(req, resp *wire.Command, field string, ask func(topic string, queue int32) (int64, error)) error {
+// queueNumber answers a number of a queue, that of one that is not there with none.
+func queueNumber(req, resp *wire.Command, field string, none int64, ask func(topic string, queue int32) (int64, error)) error {
 	topic, queue, err := queueOf(req)
 	if err != nil {
 		return err
 	}
 	n, err := ask(topic, queue)
-	if err != nil {
+	switch {
+	case isNothing(err):
+		n = none
+	case err != nil:
 		return err
 	}
 	resp.Fields.AddInt(field, n)

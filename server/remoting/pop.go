@@ -50,7 +50,7 @@ func popMessage(d *Door, s *session, req *wire.Command) {
 		err = refuse(wire.PollingFull, "clients are slow to take what they have asked for")
 	}
 	if err != nil {
-		s.conn.Respond(req, d.errorReply(req, err))
+		s.conn.Respond(req, h.refused(err))
 		return
 	}
 	s.hold(&h.held, d.broker.PopAsync(&h.pop, h.answerPop))
@@ -127,8 +127,7 @@ func (h *heldPop) answerPop(res *broker.PopResult, err error) {
 	}
 	if len(res.Ends) == 0 {
 		resp := h.req.Reply(wire.PollingTimeout, "NO_MESSAGE_IN_QUEUE")
-		receipt{}.addTo(&resp.Fields)
-		resp.Fields.AddInt("restNum", 0)
+		h.addNothing(resp, h.pop.Invisible)
 		h.s.conn.Respond(h.req, resp)
 		return
 	}
@@ -181,7 +180,21 @@ func (h *heldPop) refused(err error) *wire.Command {
 	if broker.CodeOf(err) == broker.CodeBusy {
 		resp.Code = wire.PollingFull
 	}
+	if broker.CodeOf(err) == broker.CodeNoPermission {
+		if g, err := h.d.broker.Group(h.pop.Group); err == nil && !g.ConsumeEnable {
+			resp.Remark = "subscription group no permission, " + h.pop.Group
+		}
+	}
+	if !isUnreadable(err) {
+		h.addNothing(resp, 0)
+	}
 	return resp
+}
+
+// addNothing adds the fields of an answer that has no messages.
+func (h *heldPop) addNothing(resp *wire.Command, invisible time.Duration) {
+	receipt{poppedAt: h.d.broker.Options().Clock.Now().UnixMilli(), invisible: invisible.Milliseconds()}.addTo(&resp.Fields)
+	resp.Fields.AddInt("restNum", 0)
 }
 
 // rest is how many messages the queues that gave some have left. The others are not looked at, so that an answer does not cost
@@ -221,7 +234,7 @@ func notification(d *Door, s *session, req *wire.Command) {
 		err = refuse(wire.RequestCodeNotSupported, "lite topics are not supported")
 	}
 	if err != nil {
-		s.conn.Respond(req, d.errorReply(req, err))
+		s.conn.Respond(req, h.notNotified(err))
 		return
 	}
 	p := &h.pop
@@ -235,13 +248,23 @@ func (h *heldPop) answerNotification(something bool, err error) {
 	h.req.Waited = h.pop.Wait > 0
 	full := broker.CodeOf(err) == broker.CodeBusy
 	if err != nil && !full {
-		h.s.conn.Respond(h.req, h.d.errorReply(h.req, err))
+		h.s.conn.Respond(h.req, h.notNotified(err))
 		return
 	}
 	resp := h.req.Reply(wire.Success, "")
 	resp.Fields.AddBool("hasMsg", something)
 	resp.Fields.AddBool("pollingFull", full)
 	h.s.conn.Respond(h.req, resp)
+}
+
+// notNotified is the answer to a notification that was refused.
+func (h *heldPop) notNotified(err error) *wire.Command {
+	resp := h.d.errorReply(h.req, err)
+	if !isUnreadable(err) {
+		resp.Fields.AddBool("hasMsg", false)
+		resp.Fields.AddBool("pollingFull", false)
+	}
+	return resp
 }
 
 // peekMessage serves code 200052: what a pop would find.
@@ -277,7 +300,9 @@ func pollingInfo(_ context.Context, d *Door, _ *session, req, resp *wire.Command
 	}
 	n, err := d.broker.Polling(group, topic, queue)
 	if err != nil {
-		return err
+		refused := d.errorReply(req, err)
+		resp.Code, resp.Remark, n = refused.Code, refused.Remark, 0
+		refused.Release()
 	}
 	resp.Fields.AddInt("pollingNum", int64(n))
 	return nil

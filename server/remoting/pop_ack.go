@@ -4,12 +4,10 @@ import (
 	"cmp"
 	"context"
 	"encoding/base64"
-	"fmt"
 	"math/bits"
 
 	"github.com/cairnmq/cairn/broker"
 	"github.com/cairnmq/cairn/catalog"
-	"github.com/cairnmq/cairn/internal/body"
 	"github.com/cairnmq/cairn/internal/wire"
 	"github.com/cairnmq/cairn/pop"
 )
@@ -53,7 +51,11 @@ func settlingOf(d *Door, req *wire.Command) (st settling, err error) {
 		return st, err
 	}
 	if offset < 0 || offset >= high {
-		return st, refuse(wire.NoMessage, "offset is illegal, key:%s@%d, commit:%d, store:%d", st.topic, queue, offset, high)
+		low, err := d.broker.MinOffset(st.topic, queue)
+		if err != nil {
+			return st, err
+		}
+		return st, refuse(wire.NoMessage, "offset is illegal, key:%s@%d, commit:%d, store:%d~%d", st.topic, queue, offset, low, high)
 	}
 	r, err := parseReceipt(extra)
 	if err != nil {
@@ -125,8 +127,12 @@ func changeInvisible(ctx context.Context, d *Door, _ *session, req, resp *wire.C
 	return nil
 }
 
-// changeRefused answers a refusal with the fields of a success: the Java client reads them before it looks at the code.
+// changeRefused answers a refusal with the fields of a success: the Java client reads them before it looks at the code. As in the
+// reference a request that cannot be read gets none.
 func changeRefused(d *Door, req, resp *wire.Command, err error) error {
+	if isUnreadable(err) {
+		return err
+	}
 	refused := d.errorReply(req, err)
 	resp.Code, resp.Remark = refused.Code, refused.Remark
 	refused.Release()
@@ -164,8 +170,8 @@ func batchAck(ctx context.Context, d *Door, _ *session, req, _ *wire.Command) er
 		Acks []ackedBatch `json:"acks"`
 	}
 	if len(req.Body) > 0 {
-		if err := body.Unmarshal(req.Body, &b); err != nil {
-			return fmt.Errorf("request body: %w", err)
+		if err := readBody(req, &b); err != nil {
+			return err
 		}
 	}
 	if len(b.Acks) == 0 {

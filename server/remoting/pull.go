@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/cairnmq/cairn/broker"
+	"github.com/cairnmq/cairn/catalog"
 	"github.com/cairnmq/cairn/filter"
 	"github.com/cairnmq/cairn/internal/wire"
 )
@@ -31,13 +32,15 @@ type heldPull struct {
 	held held
 	// virtual is the consumer whose virtual queue is pulled from; nil: the queue itself is.
 	virtual *broker.VirtualConsumer
+	// forbidden is what the pull is kept from; 0: the broker says.
+	forbidden int64
 }
 
 // pull serves codes 11 and 361.
 func pull(d *Door, s *session, req *wire.Command) {
 	h := &heldPull{s: s, d: d, req: req}
 	if err := h.read(); err != nil {
-		s.conn.Respond(req, d.errorReply(req, err))
+		s.conn.Respond(req, h.refused(err))
 		return
 	}
 	verb := d.broker.PullAsync
@@ -113,8 +116,10 @@ func (h *heldPull) filter(inHeader bool) (*filter.Expr, error) {
 	}
 	sub, ok := h.d.broker.Clients().Subscription(h.pull.Group, h.pull.Topic)
 	if !ok {
-		return nil, refuse(wire.SubscriptionNotExist,
-			"the consumer's subscription of topic %s is not known: no heartbeat of group %s had it", h.pull.Topic, h.pull.Group)
+		if _, _, ok := h.d.broker.Clients().Consumers(h.pull.Group); !ok {
+			return nil, refuse(wire.SubscriptionNotExist, "the consumer's group info not exist%s", faq)
+		}
+		return nil, refuse(wire.SubscriptionNotExist, "the consumer's subscription not exist%s", faq)
 	}
 	version, err := h.req.Fields.Int64Or("subVersion", 0)
 	if err != nil {
@@ -153,6 +158,7 @@ func (h *heldPull) mayBroadcast() error {
 		return nil // a missing group is PullAsync's to refuse
 	}
 	if _, info, ok := h.d.broker.Clients().Consumers(h.pull.Group); ok && info.MessageModel == modelBroadcasting {
+		h.forbidden = broadcastIsForbidden
 		return refuse(wire.NoPermission, "the consumer group[%s] can not consume by broadcast way", h.pull.Group)
 	}
 	return nil
@@ -164,7 +170,7 @@ func (h *heldPull) answer(res *broker.PullResult, err error) {
 		h.req.Waited = h.s.unhold(&h.held)
 	}
 	if err != nil {
-		h.s.conn.Respond(h.req, h.d.errorReply(h.req, err))
+		h.s.conn.Respond(h.req, h.refused(err))
 		return
 	}
 	if res.Status == broker.PullNoNewMessage {
@@ -188,6 +194,29 @@ func (h *heldPull) answer(res *broker.PullResult, err error) {
 		h.d.countAnswer(resp)
 	}
 	h.s.conn.Respond(h.req, resp)
+}
+
+// What a pull without permission was kept from, ForbiddenType.
+const (
+	groupIsForbidden     = 2
+	topicIsForbidden     = 3
+	broadcastIsForbidden = 4
+)
+
+// refused is the answer to a pull that was refused. Which permission is missing stands in a field, too.
+func (h *heldPull) refused(err error) *wire.Command {
+	resp := h.d.errorReply(h.req, err)
+	if broker.CodeOf(err) == broker.CodeNoPermission {
+		if g, err := h.d.broker.Group(h.pull.Group); err == nil && !g.ConsumeEnable {
+			h.forbidden, resp.Remark = groupIsForbidden, "subscription group no permission, "+h.pull.Group
+		} else if t, err := h.d.broker.Topic(h.pull.Topic); err == nil && t.Perm&catalog.PermRead == 0 {
+			h.forbidden, resp.Remark = topicIsForbidden, "the topic["+h.pull.Topic+"] pulling message is forbidden"
+		}
+	}
+	if h.forbidden != 0 {
+		resp.Fields.AddInt("forbiddenType", h.forbidden)
+	}
+	return resp
 }
 
 // pullCode is the response code of a pull and its remark, the name of the reference's status.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strconv"
 
+	"github.com/cairnmq/cairn/broker"
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/internal/wire"
 	"github.com/cairnmq/cairn/store"
@@ -29,8 +30,11 @@ func queryMessage(_ context.Context, d *Door, _ *session, req, resp *wire.Comman
 		return err
 	}
 	n, err := f.Int32("maxNum")
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case n < 0:
+		return refuse(wire.SystemError, "maxNum is %d", n)
 	}
 	begin, err := f.Int64("beginTimestamp")
 	if err != nil {
@@ -48,18 +52,19 @@ func queryMessage(_ context.Context, d *Door, _ *session, req, resp *wire.Comman
 	if byID {
 		query = d.broker.QueryByUniqueID
 	}
-	buf := store.NewBuffer()
-	ends, err := query(topic, key, begin, end, int(min(max(n, 1), maxQuery)), buf)
-	if err != nil || len(ends) == 0 {
-		buf.Release()
-		if err == nil {
-			err = refuse(wire.QueryNotFound, "can not find message, maybe time range not correct")
-		}
-		return err
-	}
 	stats := d.broker.Store().Stats()
 	resp.Fields.AddInt("indexLastUpdateTimestamp", d.broker.Options().Clock.Now().UnixMilli())
 	resp.Fields.AddInt("indexLastUpdatePhyoffset", int64(stats.Applied))
+	var ends []int
+	buf := store.NewBuffer()
+	if n > 0 {
+		ends, err = query(topic, key, begin, end, int(min(n, maxQuery)), buf)
+	}
+	if err = gone(err, broker.CodeTopicNotFound); err != nil || len(ends) == 0 {
+		buf.Release()
+		resp.Code, resp.Remark = wire.QueryNotFound, "can not find message, maybe time range not correct"
+		return err
+	}
 	resp.Body, resp.BodyDone = buf.B, buf.Release
 	return nil
 }
@@ -75,7 +80,7 @@ func viewMessage(_ context.Context, d *Door, _ *session, req, resp *wire.Command
 	rec, err := d.broker.MessageByPosition("", record.Position(at), buf)
 	if err != nil {
 		buf.Release()
-		return notFoundAs(err, "can not find message by offset: "+strconv.FormatInt(at, 10))
+		return notFoundAs(err, "can not find message by the offset, "+strconv.FormatInt(at, 10))
 	}
 	resp.Body, resp.BodyDone = rec, buf.Release
 	return nil

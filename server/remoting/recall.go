@@ -17,22 +17,26 @@ func recallMessage(ctx context.Context, d *Door, _ *session, req, resp *wire.Com
 	if err != nil {
 		return err
 	}
-	handle, err := req.Fields.Need("recallHandle")
-	if err != nil {
-		return err
+	resp.Fields.Add("MSG_REGION", regionID)
+	if _, err := d.broker.Topic(topic); broker.CodeOf(err) == broker.CodeTopicNotFound {
+		resp.Code, resp.Remark = wire.TopicNotExist, "recall failed, the topic["+topic+"] not exist"
+		return nil
 	}
-	id, err := d.broker.Recall(ctx, &broker.RecallRequest{Topic: topic, Handle: handle})
+	id, err := d.broker.Recall(ctx, &broker.RecallRequest{Topic: topic, Handle: req.Fields.Text("recallHandle")})
+	if err == nil {
+		resp.Fields.Add("msgId", id)
+		return nil
+	}
+	resp.Code = wire.IllegalOperation
 	switch broker.CodeOf(err) {
 	case broker.CodeInvalidHandle:
-		return refuse(wire.IllegalOperation, "recall failed, the handle is invalid: %v", err)
+		resp.Remark = "recall handle is invalid"
 	case broker.CodeNotFound:
-		return refuse(wire.IllegalOperation, "recall failed, there is no such message: %v", err)
+		resp.Remark = "recall failed, there is no such message: " + err.Error()
 	case broker.CodeDelivered:
-		return refuse(wire.IllegalOperation, "recall failed, it comes too late: %v", err)
-	}
-	if err != nil {
+		resp.Remark = "recall failed, it comes too late: " + err.Error()
+	default:
 		return err
 	}
-	resp.Fields.Add("msgId", id)
 	return nil
 }

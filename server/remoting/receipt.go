@@ -2,6 +2,7 @@ package remoting
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"slices"
 	"strconv"
@@ -72,11 +73,11 @@ func (r receipt) handle(group, topic kvindex.ID, queue int32, offset int64) stri
 func parseReceipt(extraInfo string) (r receipt, err error) {
 	fields := strings.Split(extraInfo, " ")
 	if len(fields) != receiptFields {
-		return receipt{}, refuse(wire.MessageIllegal, "extraInfo has %d fields: %q", len(fields), extraInfo)
+		return receipt{}, &unreadable{fmt.Sprintf("extraInfo has %d fields: %q", len(fields), extraInfo)}
 	}
 	for i, to := range []*int64{&r.poppedAt, &r.invisible, &r.nonce} {
 		if *to, err = strconv.ParseInt(fields[1+i], 10, 64); err != nil {
-			return receipt{}, refuse(wire.MessageIllegal, "extraInfo: %q is no number in %q", fields[1+i], extraInfo)
+			return receipt{}, &unreadable{fmt.Sprintf("extraInfo: %q is no number in %q", fields[1+i], extraInfo)}
 		}
 	}
 	return r, nil

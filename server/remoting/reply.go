@@ -40,9 +40,12 @@ func sendReply(d *Door, s *session, req *wire.Command) {
 
 // reply runs on a goroutine of its own. A refusal has the same fields as an answer to a send.
 func reply(ctx context.Context, d *Door, s *session, req, resp *wire.Command) error {
-	addTraceFields(resp)
 	op := &sendOp{d: d, s: s, req: req}
 	err := op.read()
+	if isUnreadable(err) {
+		return err
+	}
+	addTraceFields(resp)
 	if err == nil && op.batch {
 		err = refuse(wire.MessageIllegal, "a reply is one message")
 	}

@@ -137,10 +137,11 @@ func TestReplyThatNobodyTakes(t *testing.T) {
 	for field, bad := range map[string]struct {
 		value string
 		code  int
-	}{"b": {"none", wire.TopicNotExist}, "e": {"7", wire.InvalidParameter}, "m": {"true", wire.MessageIllegal}} {
+		trace string
+	}{"b": {"none", wire.TopicNotExist, "true"}, "e": {"7", wire.InvalidParameter, "true"}, "m": {"true", wire.SystemError, ""}} {
 		cmd := replyRequest(wire.SendReplyMessageV2, "nobody")
 		cmd.Fields.Set(field, bad.value)
-		if resp := invoke(t, replier, cmd); resp.Code != bad.code || resp.Fields.Text("TRACE_ON") != "true" {
+		if resp := invoke(t, replier, cmd); resp.Code != bad.code || resp.Fields.Text("TRACE_ON") != bad.trace {
 			t.Errorf("field %s = %s: %d %s", field, bad.value, resp.Code, resp.Remark)
 		}
 	}

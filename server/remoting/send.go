@@ -64,8 +64,13 @@ func (op *sendOp) read() error {
 	if err := op.readFields(m); err != nil {
 		return err
 	}
-	if op.send.Topic == "" {
+	switch {
+	case op.send.Topic == "" && !op.namesTopic():
 		return &wire.FieldError{Field: "topic", Missing: true}
+	case op.send.Topic == "":
+		return refuse(wire.InvalidParameter, "The specified topic is blank.")
+	case len(op.req.Body) == 0:
+		return &unreadable{"the message has no body"}
 	}
 	m.Topic, m.QueueID = op.send.Topic, op.send.QueueID
 	m.BornHost = op.s.conn.Remote()
@@ -76,7 +81,7 @@ func (op *sendOp) read() error {
 	}
 	messages, err := message.DecodeBatch(op.req.Body)
 	if err != nil {
-		return refuse(wire.MessageIllegal, "batch: %v", err)
+		return &unreadable{"batch: " + err.Error()}
 	}
 	for i := range messages {
 		b := &messages[i]
@@ -85,6 +90,13 @@ func (op *sendOp) read() error {
 	}
 	op.send.Messages = messages
 	return nil
+}
+
+// namesTopic tells whether the field of the topic is there: clients may leave it empty.
+func (op *sendOp) namesTopic() bool {
+	_, short := op.req.Fields.Get("b")
+	_, long := op.req.Fields.Get("topic")
+	return short || long
 }
 
 // readFields goes through the header once: looking a dozen keys up one by one would cost more.
@@ -166,12 +178,14 @@ func (op *sendOp) answer(results []broker.SendResult, err error) {
 			resp.Fields.Add("recallHandle", first.RecallHandle)
 		}
 	}
-	addTraceFields(resp)
+	if !isUnreadable(err) {
+		addTraceFields(resp)
+	}
 	op.release()
 	conn.Respond(req, resp)
 }
 
-// addTraceFields adds what every answer to a send has.
+// addTraceFields adds what every answer to a send that could be read has.
 func addTraceFields(resp *wire.Command) {
 	resp.Fields.Add("MSG_REGION", regionID)
 	resp.Fields.Add("TRACE_ON", "true")

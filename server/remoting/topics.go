@@ -19,8 +19,11 @@ func init() {
 // putTopic serves code 17.
 func putTopic(ctx context.Context, d *Door, _ *session, req, _ *wire.Command) error {
 	f := req.Fields
-	t := catalog.Topic{Name: f.Text("topic"), TopicFilterType: f.Text("topicFilterType")}
+	t := catalog.Topic{TopicFilterType: f.Text("topicFilterType")}
 	var err error
+	if t.Name, err = f.Need("topic"); err != nil {
+		return err
+	}
 	number := func(key string, def int32) (n int32) {
 		if err == nil {
 			n, err = f.Int32Or(key, def)
@@ -45,9 +48,9 @@ func putTopic(ctx context.Context, d *Door, _ *session, req, _ *wire.Command) er
 
 // deleteTopic serves code 215.
 func deleteTopic(ctx context.Context, d *Door, _ *session, req, _ *wire.Command) error {
-	topic, err := req.Fields.Need("topic")
-	if err != nil {
-		return err
+	topic := req.Fields.Text("topic")
+	if topic == "" {
+		return refuse(wire.InvalidParameter, "The specified topic is blank.")
 	}
 	return gone(d.broker.DeleteTopic(ctx, topic), broker.CodeTopicNotFound)
 }

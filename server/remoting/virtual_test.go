@@ -291,7 +291,7 @@ func TestVirtualQueuesOfAConsumerThatIsSilent(t *testing.T) {
 	}
 	pulled := later(t, other, pullRequest("g", "t", "0", "120000"))
 	eventually(t, "a pull waits", func() bool { return r.held() == 1 })
-	if resp := invoke(t, other, sendRequest("barrier", "1", "")); resp.Code != wire.Success {
+	if resp := invoke(t, other, sendRequest("barrier", "1", "m")); resp.Code != wire.Success {
 		t.Fatal(resp.Code, resp.Remark)
 	}
 	pass := func() { // nine seconds, and all that is due in them

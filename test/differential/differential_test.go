@@ -17,7 +17,7 @@
 //	bytes=N                 a body of that many letters x, or
 //	batch=text,text         a body of several messages
 //
-//	rpc NAME method=M [client=C]            a gRPC call; without a client no headers are sent
+//	rpc NAME method=M [client=C]            a gRPC call of either service; without a client no headers are sent
 //	{"JSON": "of the request"}
 //
 // Beside these, in any input:
@@ -33,7 +33,8 @@
 //
 // A line for each field, sorted: code, remark, header.NAME, and the body as body.PATH or message[I].PATH; for gRPC the path
 // in the response, or grpc and remark where the call itself failed. Ids, times and addresses are shown as their kind. Of
-// remarks that are texts of Java exceptions only that there is one is compared.
+// remarks that are texts of Java exceptions only that there is one is compared: they name classes of the reference, and no client
+// or tool reads them.
 package differential
 
 import (
@@ -102,7 +103,7 @@ type answer map[string]string
 func format(a answer) string {
 	var b strings.Builder
 	for _, f := range slices.Sorted(maps.Keys(a)) {
-		fmt.Fprintf(&b, "%s=%s\n", f, strings.ReplaceAll(a[f], "\n", `\n`))
+		fmt.Fprintf(&b, "%s=%s\n", f, a[f])
 	}
 	return b.String()
 }
@@ -262,6 +263,7 @@ func (s *session) normal(v string) string {
 	for _, k := range kinds {
 		v = k.pattern.ReplaceAllString(v, k.kind)
 	}
+	v = strings.ReplaceAll(v, "\n", `\n`)
 	return address.ReplaceAllStringFunc(v, func(a string) string {
 		switch strings.TrimPrefix(a, "/") {
 		case s.at.Remoting:

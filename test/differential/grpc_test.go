@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	_ "github.com/apache/rocketmq-clients/golang/v5/protocol/v2" // registers the messages
+	pb "github.com/apache/rocketmq-clients/golang/v5/protocol/v2"
 	"github.com/cockroachdb/datadriven"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -20,10 +20,24 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"github.com/cairnmq/cairn/server/grpc/adminpb"
 )
 
-// service is the path of the methods of ordinary clients.
-const service = "/apache.rocketmq.v2.MessagingService/"
+// rpcs finds a method of either service, and the path that it is called at.
+func rpcs(t *testing.T, name string) (m protoreflect.MethodDescriptor, path string) {
+	t.Helper()
+	for service, file := range map[string]protoreflect.FileDescriptor{
+		"apache.rocketmq.v2.MessagingService": pb.File_apache_rocketmq_v2_service_proto,
+		"apache.rocketmq.v2.Admin":            adminpb.File_server_grpc_adminpb_admin_proto,
+	} {
+		if m = file.Services().Get(0).Methods().ByName(protoreflect.Name(name)); m != nil {
+			return m, "/" + service + "/" + name
+		}
+	}
+	t.Fatalf("no rpc %s", name)
+	return nil, ""
+}
 
 // grpcClient is a file's connection to the proxy, with the streams that its clients have opened.
 type grpcClient struct {
@@ -62,9 +76,7 @@ func (s *session) rpc(t *testing.T, d *datadriven.TestData, in input) answer {
 		answers, err = s.telemetry(t, ctx, name, in)
 	} else {
 		defer cancel()
-		req := fill(t, method+"Request", in)
-		stream := method == "ReceiveMessage" || method == "PullMessage"
-		answers, err = s.grpc.unary(t, ctx, method, req, stream)
+		answers, err = s.grpc.ask(t, ctx, method, in)
 	}
 	a := answer{}
 	for i, m := range answers {
@@ -82,16 +94,19 @@ func (s *session) rpc(t *testing.T, d *datadriven.TestData, in input) answer {
 	return a
 }
 
-func (c *grpcClient) unary(t *testing.T, ctx context.Context, method string, req proto.Message, streamed bool) (answers []proto.Message, err error) {
+// ask makes a call, and takes all responses that come.
+func (c *grpcClient) ask(t *testing.T, ctx context.Context, method string, in input) (answers []proto.Message, err error) {
 	t.Helper()
-	if !streamed {
-		resp := create(t, method+"Response")
-		if err := c.Invoke(ctx, service+method, req, resp); err != nil {
+	m, path := rpcs(t, method)
+	req := fill(t, m.Input(), in)
+	if !m.IsStreamingServer() {
+		resp := create(t, m.Output())
+		if err := c.Invoke(ctx, path, req, resp); err != nil {
 			return nil, err
 		}
 		return []proto.Message{resp}, nil
 	}
-	stream, err := c.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, service+method)
+	stream, err := c.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, path)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +114,7 @@ func (c *grpcClient) unary(t *testing.T, ctx context.Context, method string, req
 		return nil, err
 	}
 	for {
-		resp := create(t, method+"Response")
+		resp := create(t, m.Output())
 		if err := stream.RecvMsg(resp); err != nil {
 			return answers, err
 		}
@@ -110,19 +125,20 @@ func (c *grpcClient) unary(t *testing.T, ctx context.Context, method string, req
 // telemetry sends a command over the stream of a client, and takes the next one that comes.
 func (s *session) telemetry(t *testing.T, ctx context.Context, name string, in input) ([]proto.Message, error) {
 	t.Helper()
+	m, path := rpcs(t, "Telemetry")
 	stream := s.grpc.telemetry[name]
 	if stream == nil {
 		var err error
-		stream, err = s.grpc.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, service+"Telemetry")
+		stream, err = s.grpc.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, path)
 		if err != nil {
 			return nil, err
 		}
 		s.grpc.telemetry[name] = stream
 	}
-	if err := stream.SendMsg(fill(t, "TelemetryCommand", in)); err != nil {
+	if err := stream.SendMsg(fill(t, m.Input(), in)); err != nil {
 		return nil, err
 	}
-	resp := create(t, "TelemetryCommand")
+	resp := create(t, m.Output())
 	if err := stream.RecvMsg(resp); err != nil {
 		delete(s.grpc.telemetry, name)
 		return nil, err
@@ -130,24 +146,24 @@ func (s *session) telemetry(t *testing.T, ctx context.Context, name string, in i
 	return []proto.Message{resp}, nil
 }
 
-func create(t *testing.T, name string) proto.Message {
+func create(t *testing.T, d protoreflect.MessageDescriptor) proto.Message {
 	t.Helper()
-	kind, err := protoregistry.GlobalTypes.FindMessageByName(protoreflect.FullName("apache.rocketmq.v2." + name))
+	kind, err := protoregistry.GlobalTypes.FindMessageByName(d.FullName())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return kind.New().Interface()
 }
 
-func fill(t *testing.T, name string, in input) proto.Message {
+func fill(t *testing.T, d protoreflect.MessageDescriptor, in input) proto.Message {
 	t.Helper()
-	m := create(t, name)
+	m := create(t, d)
 	text := strings.Join(in.lines, "\n")
 	if text == "" {
 		text = "{}"
 	}
 	if err := protojson.Unmarshal([]byte(text), m); err != nil {
-		t.Fatalf("%s: %v in\n%s", name, err, text)
+		t.Fatalf("%s: %v in\n%s", d.FullName(), err, text)
 	}
 	return m
 }
