@@ -29,7 +29,7 @@ for suite in ${*:-remoting-5.5.0 remoting-4.9.8 admin grpc}; do
   if [ $rc != 0 ]; then
     failed=1
     grep -v -E '^\s+at (java|org.junit|jdk)' "$work/mvn.log" | head -80
-    find "$work/out" -name '*-output.txt' -path "*$module-$version/*" -exec tail -30 {} +
+    find "$work/out" -name '*-output.txt' -path "*$module-$version/*" -exec tail -n 30 {} +
   fi
 done
 if [ $failed != 0 ]; then echo "-- broker's log"; grep -v '"level":"info"' "$work/cairn.log" | tail -30; fi
