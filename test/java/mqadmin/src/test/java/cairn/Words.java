@@ -15,7 +15,7 @@ final class Words {
         {"\\b[0-9A-F]{32}([0-9A-F]{8}|[0-9A-F]{24})?\\b", "ID"},
         {"\\b(storeSize|commitLogOffset|CommitLog Offset|physicOffset|physicSize|spentTimeMills)(=|: +)\\d+", "$1$2N"},
         {"\\d{4}-\\d\\d-\\d\\d[ #]\\d\\d:\\d\\d:\\d\\d([:,.]\\d{3})?", "TIME"},
-        {"\\b\\d{14}-\\d+\\b|\\b1[6-9]\\d{11}\\b|\\b20\\d{15}\\b", "TIME"},
+        {"\\b\\d{14}-\\d+\\b|(?<!\\.)\\b1[6-9]\\d{11}\\b|(?<!\\.)\\b20\\d{15}\\b", "TIME"},
         {"/?127\\.0\\.0\\.1:\\d+", "ADDRESS"},
         {"/?\\b\\d{1,3}(\\.\\d{1,3}){3}(:\\d+)?", "ADDRESS"},
         {"\\b\\d+(\\.\\d+)?(E-?\\d+)?\\s?ms\\b", "N ms"},
