@@ -32,6 +32,7 @@ import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 
 /** Groups with virtual queues: ordinary pulling consumers, more than there are queues, all with work. */
+@OnlyCairn("virtual queues")
 class VirtualQueuesTest {
     static final int MESSAGES = Integer.getInteger("cairn.messages", 20_000);
     static final Pattern LAG = Pattern.compile("\"lag\": *(\\d+)");
