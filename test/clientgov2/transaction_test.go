@@ -71,10 +71,10 @@ func sendInTransaction(t *testing.T, p rocketmq.TransactionProducer, m *primitiv
 	}
 }
 
-var shortChecks = []string{"--transaction-timeout", "1s", "--transaction-check-interval", "1s", "--delay-levels", "1s 2s"}
+var shortChecks = shortDelays.with("transactionTimeOut=1000\ntransactionCheckInterval=1000", "--transaction-timeout", "1s", "--transaction-check-interval", "1s")
 
 func TestTransactions(t *testing.T) {
-	c := startCairn(t, shortChecks...)
+	c := start(t, shortChecks)
 	createTopic(t, c, "tx", 4)
 	var got arrivals
 	startConsumer(t, c, "tx-group", "one", "tx", consumer.MessageSelector{}, consumer.Clustering, func(ms ...*primitive.MessageExt) consumer.ConsumeResult {
@@ -111,7 +111,7 @@ func TestTransactions(t *testing.T) {
 
 // A producer ends before its transaction does: another one of its group is asked.
 func TestTransactionsOfADeadProducer(t *testing.T) {
-	c := startCairn(t, append(shortChecks, "--transaction-timeout", "3s")...) // it is dead before it could be asked
+	c := start(t, shortChecks.with("transactionTimeOut=3000", "--transaction-timeout", "3s")) // it is dead before it could be asked
 	createTopic(t, c, "orphans", 4)
 	var got arrivals
 	startConsumer(t, c, "orphans-group", "one", "orphans", consumer.MessageSelector{}, consumer.Clustering, func(ms ...*primitive.MessageExt) consumer.ConsumeResult {
