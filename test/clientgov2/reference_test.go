@@ -18,7 +18,9 @@ import (
 const referenceVariable = "CAIRN_REFERENCE"
 
 // known says where the reference is meant to do otherwise than Cairn does: by test and part of it, what it does and why Cairn differs.
-var known = map[string]string{}
+var known = map[string]string{
+	"TestTransactions: no half message any more": "the property TRAN_MSG stays; who sends what was consumed on does not mean another transaction",
+}
 
 // checked are the parts that check was called for.
 var checked = map[string]bool{}

@@ -2,6 +2,7 @@ package clientgov2
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -102,11 +103,15 @@ func TestTransactions(t *testing.T) {
 	if after := got.at["unknown unknown unknown commit"].Sub(began); after < 5*time.Second {
 		t.Errorf("the delayed one came %s after it was sent", after)
 	}
-	for key, want := range map[string]string{"PGROUP": "tx-producer", "TRAN_MSG": ""} {
-		if v := got.props["commit"][key]; v != want {
-			t.Errorf("after the commit %s is %q, want %q", key, v, want)
-		}
+	props := got.props["commit"]
+	if v := props["PGROUP"]; v != "tx-producer" {
+		t.Errorf("after the commit PGROUP is %q", v)
 	}
+	var half error
+	if v := props["TRAN_MSG"]; v != "" {
+		half = fmt.Errorf("after the commit TRAN_MSG is %q", v)
+	}
+	check(t, "no half message any more", half)
 }
 
 // A producer ends before its transaction does: another one of its group is asked.
