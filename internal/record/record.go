@@ -64,6 +64,8 @@ const (
 	KindForward Kind = 21
 	// KindStart lets a queue that never had a message begin at an offset, when it is moved here from elsewhere (package store).
 	KindStart Kind = 22
+	// KindForget takes a group's place in a topic away, with what it has in flight there (package pop).
+	KindForget Kind = 23
 )
 
 var kindNames = map[Kind]string{
@@ -72,7 +74,7 @@ var kindNames = map[Kind]string{
 	KindCommit: "commit", KindReset: "reset", KindPop: "pop", KindAck: "ack", KindExtend: "extend",
 	KindDelayed: "delayed", KindFire: "fire", KindRecall: "recall", KindCopy: "copy",
 	KindHalf: "half", KindEnd: "end", KindCheck: "check", KindForward: "forward",
-	KindStart: "start",
+	KindStart: "start", KindForget: "forget",
 }
 
 // Kinds lists every kind that is defined.
