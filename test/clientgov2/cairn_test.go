@@ -3,6 +3,7 @@ package clientgov2
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -82,13 +83,21 @@ func program(t *testing.T) string {
 // eventually polls until f is true.
 func eventually(t *testing.T, limit time.Duration, what string, f func() bool) {
 	t.Helper()
+	if err := within(limit, what, f); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// within polls until f is true, and says so if that takes longer than limit.
+func within(limit time.Duration, what string, f func() bool) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for end := time.After(limit); !f(); {
 		select {
 		case <-tick.C:
 		case <-end:
-			t.Fatalf("not within %s: %s", limit, what)
+			return fmt.Errorf("not within %s: %s", limit, what)
 		}
 	}
+	return nil
 }

@@ -19,6 +19,8 @@ const referenceVariable = "CAIRN_REFERENCE"
 
 // known says where the reference is meant to do otherwise than Cairn does: by test and part of it, what it does and why Cairn differs.
 var known = map[string]string{
+	"TestTransactionsWithADelay: delivered after its commit": "the delay is taken for that of the half message, which is discarded when it ends (the log: " +
+		"[BUG] the real topic of schedule msg is RMQ_SYS_TRANS_HALF_TOPIC); what was acknowledged is not to be lost",
 	"TestTransactions: no half message any more": "the property TRAN_MSG stays; who sends what was consumed on does not mean another transaction",
 }
 
