@@ -43,7 +43,7 @@ case $refusal in *'still runs'*) ;; *) echo "a store in use was not refused: $re
 bash "$reference/down.sh" ${DOWN:-}
 
 echo "-- import, killed on its way"
-for wait in ${KILLS:-0.05 0.1 0.3}; do
+for wait in ${KILLS:-0.05 0.1 0.3 2}; do
   "$bin" import "$work/store" --data "$work/data" >"$work/import.log" 2>&1 &
   pid=$!
   sleep "$wait"
