@@ -20,6 +20,7 @@ import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.apache.rocketmq.client.consumer.DefaultLitePullConsumer;
 import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
@@ -205,9 +206,18 @@ class ClientFeaturesTest {
         for (RemotingTest.Inbox box : boxes) {
             RemotingTest.eventually(40, "everybody has all", () -> box.seen.size() == 40);
         }
-        TimeUnit.SECONDS.sleep(2); // what fails is dropped: it comes to nobody again
+        RemotingTest.caughtUp(topic, producer, consumers);
         boxes.forEach(box -> box.seen.forEach((id, n) -> assertEquals(1, n.get(), id)));
+        assertEquals(0, sentBack("broadcast-group-" + RUN), "what fails is dropped");
         consumers.forEach(DefaultMQPushConsumer::shutdown);
+    }
+
+    static long sentBack(String group) {
+        try {
+            return producer.maxOffset(new MessageQueue("%RETRY%" + group, "broker-a", 0));
+        } catch (MQClientException e) {
+            return 0; // there is no such topic
+        }
     }
 
     static DefaultLitePullConsumer lite(String group, String instance) throws Exception {
@@ -295,7 +305,6 @@ class ClientFeaturesTest {
         for (MessageQueue q : queues) {
             c.seekToEnd(q);
         }
-        TimeUnit.SECONDS.sleep(1);
         numbered(topic, "late", 2);
         RemotingTest.eventually(30, "what came after the end", () -> {
             poll(c, got);
@@ -319,7 +328,20 @@ class ClientFeaturesTest {
     @SuppressWarnings("deprecation")
     void pullConsumer() throws Exception {
         String topic = RemotingTest.topic("pulled", 1);
-        DefaultMQPullConsumer c = new DefaultMQPullConsumer("pulled-group-" + RUN);
+        AtomicBoolean waits = new AtomicBoolean();
+        CountDownLatch waiting = new CountDownLatch(1);
+        DefaultMQPullConsumer c = new DefaultMQPullConsumer("pulled-group-" + RUN, new RPCHook() {
+            @Override
+            public void doBeforeRequest(String address, RemotingCommand request) {
+                if (request.getCode() == 11 && waits.get()) {
+                    waiting.countDown();
+                }
+            }
+
+            @Override
+            public void doAfterResponse(String address, RemotingCommand request, RemotingCommand response) {
+            }
+        });
         c.setNamesrvAddr(RemotingTest.NAMESRV);
         c.setInstanceName("pulled" + RUN);
         c.start();
@@ -350,18 +372,16 @@ class ClientFeaturesTest {
             assertEquals(0, c.minOffset(queue));
             assertEquals(10, c.maxOffset(queue));
             assertEquals(10, c.searchOffset(queue, between + 60_000));
-            CountDownLatch waiting = new CountDownLatch(1);
             Thread sender = new Thread(() -> {
                 try {
                     waiting.await();
-                    TimeUnit.MILLISECONDS.sleep(500);
                     producer.send(RemotingTest.message(topic, "late", "", "late"), queue);
                 } catch (Exception e) {
                     throw new IllegalStateException(e);
                 }
             });
             sender.start();
-            waiting.countDown();
+            waits.set(true);
             assertEquals(List.of("late"), bodies(c.pullBlockIfNotFound(queue, "*", 10, 32)));
             sender.join();
             c.updateConsumeOffset(queue, 11);
@@ -510,10 +530,10 @@ class ClientFeaturesTest {
         });
         c.start();
         RemotingTest.share(topic, 2, List.of(c));
-        TimeUnit.SECONDS.sleep(1); // it asks for its places after it got its queues
-        producer.send(RemotingTest.message(topic, "", "", "later-" + name));
-        RemotingTest.eventually(30, "what came later", () -> got.contains("later-" + name));
-        TimeUnit.SECONDS.sleep(1); // for what else would come
+        Set<String> later = new HashSet<>();
+        numbered(topic, "later-" + name, 2).values().forEach(later::addAll);
+        RemotingTest.eventually(30, "what came later, in each queue", () -> got.containsAll(later));
+        RemotingTest.caughtUp(topic, producer, List.of(c));
         c.shutdown();
         got.removeIf(s -> s.startsWith("later"));
         return got;
@@ -524,8 +544,7 @@ class ClientFeaturesTest {
         String topic = RemotingTest.topic("from", 2);
         Set<String> all = new HashSet<>();
         numbered(topic, "old", 10).values().forEach(all::addAll);
-        TimeUnit.MILLISECONDS.sleep(2500); // the consumers' time has whole seconds
-        long between = System.currentTimeMillis() - 1000;
+        long between = RemotingTest.later(1000); // the consumers' time has whole seconds
         Set<String> fresh = new HashSet<>();
         numbered(topic, "new", 10).values().forEach(fresh::addAll);
         all.addAll(fresh);
@@ -622,7 +641,6 @@ class ClientFeaturesTest {
             });
             c.start();
             consumers.add(c);
-            TimeUnit.MILLISECONDS.sleep(50);
         }
         RemotingTest.share(topic, 1, consumers);
         for (int i = 0; i < 40; i++) {

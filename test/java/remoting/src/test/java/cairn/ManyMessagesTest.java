@@ -4,8 +4,8 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.nio.ByteBuffer;
+import java.util.List;
 import java.util.concurrent.Semaphore;
-import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicIntegerArray;
 import java.util.concurrent.atomic.AtomicLongArray;
@@ -86,7 +86,7 @@ class ManyMessagesTest {
         assertEquals(0, failed.get());
         RemotingTest.eventually(60 + COUNT / 5_000, "all consumed", () -> arrived.get() == COUNT);
         double seconds = (System.nanoTime() - began) / 1e9;
-        TimeUnit.MILLISECONDS.sleep(500); // a second delivery, if there is one, is on its way
+        RemotingTest.caughtUp(topic, producer, List.of(consumer));
         for (int i = 0; i < COUNT; i++) {
             assertEquals(1, times.get(i), "deliveries of message " + i);
             assertEquals(sent.get(i), got.get(i), "id of message " + i);

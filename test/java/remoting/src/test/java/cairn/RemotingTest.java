@@ -25,7 +25,10 @@ import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.listener.ConsumeOrderlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerOrderly;
+import org.apache.rocketmq.client.consumer.store.ReadOffsetType;
 import org.apache.rocketmq.client.exception.MQBrokerException;
+import org.apache.rocketmq.client.exception.MQClientException;
+import org.apache.rocketmq.client.impl.consumer.DefaultMQPushConsumerImpl;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.client.producer.SendCallback;
 import org.apache.rocketmq.client.producer.SendResult;
@@ -124,6 +127,30 @@ class RemotingTest {
         eventually(30, "each consumer has " + queues + " queues", () -> consumers.stream().allMatch(c ->
             c.getDefaultMQPushConsumerImpl().getRebalanceImpl().getProcessQueueTable().keySet().stream()
                 .filter(q -> q.getTopic().equals(topic)).count() == queues));
+    }
+
+    /** Waits until consumers that pull have done with all that their queues of a topic have: nothing is left that could come once more. */
+    static void caughtUp(String topic, DefaultMQProducer asked, List<DefaultMQPushConsumer> consumers) throws Exception {
+        for (DefaultMQPushConsumer c : consumers) {
+            DefaultMQPushConsumerImpl impl = c.getDefaultMQPushConsumerImpl();
+            for (MessageQueue q : asked.fetchPublishMessageQueues(topic)) {
+                long end = asked.maxOffset(q);
+                eventually(30, "everything is consumed of " + q, () -> !impl.getRebalanceImpl().getProcessQueueTable().containsKey(q)
+                    || impl.getOffsetStore().readOffset(q, ReadOffsetType.READ_FROM_MEMORY) >= end);
+            }
+        }
+    }
+
+    /** A time after all that was stored before the call, and not after what is stored from now on. */
+    static long later() throws InterruptedException {
+        return later(1);
+    }
+
+    /** The same, at the beginning of a unit of so many milliseconds. */
+    static long later(long unit) throws InterruptedException {
+        long stored = System.currentTimeMillis();
+        eventually(10, "the clock goes on", () -> System.currentTimeMillis() / unit > stored / unit);
+        return System.currentTimeMillis() / unit * unit;
     }
 
     static Message message(String topic, String tag, String key, String body) {
@@ -312,9 +339,7 @@ class RemotingTest {
         for (int i = 0; i < 10; i++) {
             producer.send(message(topic, "", "", "old " + i), queue);
         }
-        TimeUnit.MILLISECONDS.sleep(20);
-        long between = System.currentTimeMillis();
-        TimeUnit.MILLISECONDS.sleep(20);
+        long between = later();
         for (int i = 0; i < 5; i++) {
             producer.send(message(topic, "", "", "new " + i), queue);
         }
