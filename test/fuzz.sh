@@ -2,7 +2,7 @@
 # Fuzzes every decoder, one target after the other, and prints a line for each.
 #   test/fuzz.sh               ten minutes each
 #   test/fuzz.sh 30s           another time for each
-#   test/fuzz.sh 1m wire body  only targets of packages whose path contains one of these words
+#   test/fuzz.sh 1m wire txn.FuzzRows  only targets whose name, with the path of their package before it, contains one of these words
 # FUZZ_PARALLEL sets the processes of a target (default: one per processor). What fails is written to the package's
 # testdata/fuzz and is from then on tried by every `go test`; mend the fault and commit that file with it.
 set -u
@@ -14,10 +14,10 @@ case "$time" in *[0-9]s | *[0-9]m | *[0-9]h) ;; *) echo "usage: test/fuzz.sh [DU
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-wanted() { # PACKAGE WORD…
-  local package=$1 word; shift
+wanted() { # TARGET WORD…
+  local target=$1 word; shift
   [ $# = 0 ] && return 0
-  for word in "$@"; do case "$package" in *"$word"*) return 0 ;; esac; done
+  for word in "$@"; do case "$target" in *"$word"*) return 0 ;; esac; done
   return 1
 }
 
@@ -27,8 +27,8 @@ ended() { # the fuzzer now and then calls the end of its time an error (golang.o
 
 passed=0 failed=0
 while read -r package; do
-  wanted "$package" "$@" || continue
-  for target in $(go test -list '^Fuzz' "$package" | grep '^Fuzz'); do
+  for target in $(grep -ho '^func Fuzz[A-Za-z0-9_]*' "./${package#*/*/*/}"/*_test.go | cut -d' ' -f2); do
+    wanted "$package.$target" "$@" || continue
     t0=$(date +%s)
     if go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" -fuzzminimizetime 10s ${FUZZ_PARALLEL:+-parallel "$FUZZ_PARALLEL"} "$package" >"$work/log" 2>&1 || ended; then
       result=passed passed=$((passed + 1))
