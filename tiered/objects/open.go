@@ -64,6 +64,8 @@ const usage = "write file:///folder or s3://bucket/prefix?endpoint=host:port&reg
 //	file:///folder                  the folder, made when absent
 //	s3://bucket                     Amazon's service, the bucket's whole name space
 //	s3://bucket/prefix?parameters   names go below prefix/
+//	gs://bucket/prefix              Google's service, in builds with the tag gocloud
+//	azblob://container/prefix       Azure's, likewise
 //
 // The parameters of s3 are endpoint (host, or host:port; http:// in front is insecure=true), region (else AWS_REGION, else as the
 // service says), path-style (true for most services that are not Amazon's) and insecure (http). Credentials are never part of
@@ -71,12 +73,12 @@ const usage = "write file:///folder or s3://bucket/prefix?endpoint=host:port&reg
 //
 // Open does not ask the service, so it succeeds while that is out of reach; missing credentials or a missing bucket show in the
 // first call. CheckCreate says whether the store can be written to, and keeps what Create promises.
-func Open(_ context.Context, address string, o Options) (Store, error) {
+func Open(ctx context.Context, address string, o Options) (Store, error) {
 	u, err := parse(address)
 	if err != nil {
 		return nil, fmt.Errorf("address of the object store: %w", err)
 	}
-	store, err := openURL(u, o)
+	store, err := openURL(ctx, u, o)
 	if err != nil {
 		return nil, fmt.Errorf("object store %s: %w", address, err)
 	}
@@ -94,7 +96,7 @@ func parse(address string) (*url.URL, error) {
 	return u, nil
 }
 
-func openURL(u *url.URL, o Options) (Store, error) {
+func openURL(ctx context.Context, u *url.URL, o Options) (Store, error) {
 	switch u.Scheme {
 	case "file":
 		return openFolderURL(u, o)
@@ -108,6 +110,8 @@ func openURL(u *url.URL, o Options) (Store, error) {
 			return nil, err // not a nil *s3 in a Store
 		}
 		return s, nil
+	case "gs", "azblob":
+		return openNative(ctx, u, o)
 	}
 	return nil, fmt.Errorf("scheme %q: %s", u.Scheme, usage)
 }

@@ -50,6 +50,7 @@ func TestWrongAddresses(t *testing.T) {
 		"":                                   "write file:///folder",
 		"/var/lib/tier":                      "write file:///folder",
 		"gopher://x":                         "write file:///folder",
+		"gs://bucket/.a":                     " ", // tagged builds know the scheme, others say so
 		"file://var/lib/tier":                "file:///var/lib/tier",
 		"file:relative":                      "file:///folder",
 		"file:///tmp/x?sync=no":              "nothing behind the folder",

@@ -132,6 +132,7 @@ func spanOf(contentRange string, size int64) (span, error) {
 	return s, nil
 }
 
+// Put of more than one part that fails ends the upload at the service, which may take a minute after the context is over.
 func (s *s3) Put(ctx context.Context, name string, content io.ReadSeeker, size int64) error {
 	if err := CheckName(name); err != nil {
 		return err

@@ -82,11 +82,8 @@ func conform(t *testing.T, store func(*testing.T) objects.Store) {
 }
 
 func noise(n int, seed uint64) []byte {
-	random := rand.New(rand.NewPCG(seed, 7))
 	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(random.Uint32())
-	}
+	_, _ = rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)}).Read(b)
 	return b
 }
 
@@ -481,16 +478,20 @@ func (e *ending) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// An upload in parts whose caller gave it up takes room until a sweep, and only one of the same store ends it.
+// An upload in parts that nobody could end takes room until a sweep, and only one of the same store ends it.
 func TestS3Uploads(t *testing.T) {
 	server := gateway.Start(t)
 	s := open(t, gateway.Address(server.Endpoint, "mine"), objects.Options{})
 	others := open(t, gateway.Address(server.Endpoint, "others"), objects.Options{})
+	content := noise(20<<20, 4)
+	if err := s.Put(t.Context(), "parts/1", &ending{bytes.NewReader(content), 18 << 20, server.Stop}, int64(len(content))); err == nil {
+		t.Error("put with a server that is gone")
+	}
+	server.Restart(t)
+	// one that its caller gives up is ended at once
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	content := noise(20<<20, 4)
-	err := s.Put(ctx, "parts/1", &ending{bytes.NewReader(content), 18 << 20, cancel}, int64(len(content)))
-	want(t, "put", err, context.Canceled)
+	want(t, "put", s.Put(ctx, "parts/2", &ending{bytes.NewReader(content), 18 << 20, cancel}, int64(len(content))), context.Canceled)
 	for _, c := range []struct {
 		store  objects.Store
 		before time.Time
