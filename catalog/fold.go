@@ -162,6 +162,7 @@ func (c *Catalog) applyTopicDelete(b *kvindex.Batch, payload []byte) (record.Out
 	b.Delete(kvindex.AppendTopicIDKey(nil, topic))
 	deletePrefix(b, kvindex.AppendQueuePrefix(nil, topic))
 	deletePrefix(b, kvindex.AppendConsumeQueueTopicPrefix(nil, topic))
+	deletePrefix(b, kvindex.AppendTierQueueTopicPrefix(nil, topic))
 	b.Delete(kvindex.AppendTimerCounterKey(nil, topic))
 	b.Delete(kvindex.AppendHalfCounterKey(nil, topic))
 	topicNames.note(&c.changes, name, topic)

@@ -73,7 +73,7 @@ var _ kvindex.Fold = (*queueFold)(nil)
 func (f *queueFold) Kinds() []record.Kind {
 	return []record.Kind{
 		record.KindMessage, record.KindDelayed, record.KindHalf, record.KindCopy, record.KindForward, record.KindTrim,
-		record.KindDropHour, record.KindStart,
+		record.KindDropHour, record.KindStart, record.KindOffload,
 	}
 }
 
@@ -87,6 +87,8 @@ func (f *queueFold) Apply(b *kvindex.Batch, at record.Position, r record.Record)
 		return f.applyDropHour(b, r.Payload)
 	case record.KindStart:
 		return f.applyStart(b, r.Payload)
+	case record.KindOffload:
+		return f.applyOffload(b, r.Payload)
 	}
 	return record.Outcome{}, fmt.Errorf("queues: record of kind %v at %d is not theirs", r.Kind, at)
 }
@@ -296,7 +298,18 @@ func (f *queueFold) applyTrim(b *kvindex.Batch, payload []byte) (record.Outcome,
 // trim removes the rows before offset to, which is above the queue's minimum and at most its end. A run that holds
 // entries on both sides is written again without the trimmed ones, so that what the rows hold is what is there.
 func (f *queueFold) trim(b *kvindex.Batch, p *pending, to int64) error {
-	if stored := min(to, p.base); stored > p.min {
+	if p.min < p.local {
+		lower := kvindex.AppendTierQueueKey(nil, p.topic, p.queue, 0)
+		b.DeleteRange(lower, kvindex.AppendTierQueueKey(nil, p.topic, p.queue, to))
+	}
+	p.min = to
+	p.row = true
+	return f.dropRuns(b, p, to)
+}
+
+// dropRuns removes the rows of runs before offset to, which is at most the queue's end.
+func (f *queueFold) dropRuns(b *kvindex.Batch, p *pending, to int64) error {
+	if stored := min(to, p.base); stored > p.local {
 		if err := f.splitRun(b, p, stored); err != nil {
 			return err
 		}
@@ -304,8 +317,7 @@ func (f *queueFold) trim(b *kvindex.Batch, p *pending, to int64) error {
 		upper := kvindex.AppendConsumeQueueKey(nil, p.topic, p.queue, stored)
 		b.DeleteRange(lower, upper)
 	}
-	p.min = to
-	p.row = true
+	p.local = max(p.local, to)
 	return nil
 }
 
@@ -361,7 +373,7 @@ func (f *queueFold) applyStart(b *kvindex.Batch, payload []byte) (record.Outcome
 	if p == nil || p.max > 0 {
 		return record.Outcome{Refused: true}, nil
 	}
-	p.min, p.max, p.base, p.row = s.min, s.min, s.min, true
+	p.min, p.local, p.max, p.base, p.row = s.min, s.min, s.min, s.min, true
 	return record.Outcome{Offset: s.min}, nil
 }
 

@@ -64,6 +64,9 @@ const (
 	KindForward Kind = 21
 	// KindStart lets a queue that never had a message begin at an offset, when it is moved here from elsewhere (package store).
 	KindStart Kind = 22
+	// KindOffload says that a part of the tier has what queues list up to some offset, which the index then holds no more
+	// (package store).
+	KindOffload Kind = 23
 )
 
 var kindNames = map[Kind]string{
@@ -72,7 +75,7 @@ var kindNames = map[Kind]string{
 	KindCommit: "commit", KindReset: "reset", KindPop: "pop", KindAck: "ack", KindExtend: "extend",
 	KindDelayed: "delayed", KindFire: "fire", KindRecall: "recall", KindCopy: "copy",
 	KindHalf: "half", KindEnd: "end", KindCheck: "check", KindForward: "forward",
-	KindStart: "start",
+	KindStart: "start", KindOffload: "offload",
 }
 
 // Kinds lists every kind that is defined.
