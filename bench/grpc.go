@@ -41,8 +41,10 @@ func newGRPC(o *Options) (*grpcTarget, error) {
 	t := &grpcTarget{o: o, id: fmt.Sprintf("cairn-bench@%d", time.Now().UnixNano())}
 	t.ctx, t.ended = context.WithCancel(context.Background())
 	for range o.Conns {
+		// Windows that stay as they are: to find better ones the client would ping the broker after each answer.
 		c, err := grpc.NewClient(o.Endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
+			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
+			grpc.WithStaticStreamWindowSize(1<<20), grpc.WithStaticConnWindowSize(4<<20))
 		if err != nil {
 			return nil, fmt.Errorf("gRPC client for %s: %w", o.Endpoint, err)
 		}

@@ -153,6 +153,7 @@ type Broker struct {
 	rates    *rates
 	meters   *meters
 	halves   *halfMeters
+	creates  createMeters
 	checker  *checker
 	redriver *redriver
 	metrics  *metrics
@@ -225,7 +226,7 @@ func (b *Broker) start() {
 	ctx, stop := context.WithCancel(context.Background())
 	b.stop = stop
 	b.upkeep.Go(func() { b.expireStore(ctx) })
-	b.firer = newFirer(b.store, b.clock, b.log)
+	b.firer = newFirer(b.store, b.clock, b.meters, b.log)
 	b.upkeep.Go(func() { b.firer.run(ctx) })
 	b.checker = newChecker(b)
 	b.upkeep.Go(func() { b.checker.run(ctx) })

@@ -88,6 +88,7 @@ func TestVerbsAfterClose(t *testing.T) {
 		"commit":    closed.CommitOffsets(ctx, "g", []OffsetCommit{{"t", 0, 1}}),
 		"one-way":   closed.CommitOffsetAsync("g", OffsetCommit{"t", 0, 1}),
 		"reset":     second(closed.ResetOffsets(ctx, "g", "t", 0, 1, 0, true)),
+		"forget":    second(closed.ForgetPlace(ctx, "g", "t")),
 		"topics":    second(closed.GroupTopics("g")),
 		"progress":  second(closed.GroupProgress("g", "")),
 		"groups":    second(closed.GroupsOfTopic("t")),

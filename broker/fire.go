@@ -70,11 +70,12 @@ func (l *lateness) total() (n int64) {
 // due in chunks, each one proposal, until nothing is. While one chunk is on its way to the disk the next is not begun, so that
 // sends come in between, however many are due.
 type firer struct {
-	store *store.Store
-	clock clock.Clock
-	log   zerolog.Logger
-	late  lateness
-	fails bool // the last round did, and it was said
+	store  *store.Store
+	clock  clock.Clock
+	log    zerolog.Logger
+	late   lateness
+	meters *meters
+	fails  bool // the last round did, and it was said
 
 	// What was stored before this position is older than the horizon, as it was seen at that time.
 	horizon   record.Position
@@ -94,8 +95,8 @@ type shot struct {
 	dropped bool // its only timer is given up instead
 }
 
-func newFirer(s *store.Store, c clock.Clock, log zerolog.Logger) *firer {
-	return &firer{store: s, clock: c, log: log}
+func newFirer(s *store.Store, c clock.Clock, m *meters, log zerolog.Logger) *firer {
+	return &firer{store: s, clock: c, meters: m, log: log}
 }
 
 // run fires timers until ctx ends.
@@ -236,10 +237,11 @@ func (f *firer) count(p *commitlog.Proposal, at int64) (fired, all bool) {
 			all = false
 		} else {
 			fired = true
-			for _, t := range f.timers[from:s.end] {
-				if !s.dropped {
-					f.late.count(max(at-t.Due, 0))
+			if !s.dropped {
+				for i := range f.timers[from:s.end] {
+					f.late.count(max(at-f.timers[from+i].Due, 0))
 				}
+				f.meters.countFired(f.store.Catalog, f.timers[from:s.end])
 			}
 		}
 		from = s.end

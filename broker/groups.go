@@ -102,11 +102,13 @@ func (b *Broker) MarkInUnit(ctx context.Context, group string) error {
 
 // PutGroup creates a group, with its retry topic, or replaces its configuration. attributes is `+k=v,-k`; what it does not
 // name stays as it is, "" keeps all (g.Attributes, g.ID and g.Created are ignored). CodeGroupIllegal, CodeParameter.
-func (b *Broker) PutGroup(ctx context.Context, g catalog.Group, attributes string) error {
+func (b *Broker) PutGroup(ctx context.Context, g catalog.Group, attributes string) (err error) {
 	if err := b.gate.enter(); err != nil {
 		return err
 	}
 	defer b.gate.leave()
+	began := b.clock.Now()
+	defer func() { b.creates.group(b.clock.Now().Sub(began), err) }()
 	if err := checkGroupName(g.Name); err != nil {
 		return err
 	}
@@ -118,7 +120,7 @@ func (b *Broker) PutGroup(ctx context.Context, g catalog.Group, attributes strin
 	}
 	doing := "put group " + g.Name
 	switched := false
-	err := b.change(ctx, groupKey(g.Name), doing, func() ([]record.Record, error) {
+	err = b.change(ctx, groupKey(g.Name), doing, func() ([]record.Record, error) {
 		old, err := b.catalog.Group(g.Name)
 		g.Attributes = nil
 		switch {

@@ -47,6 +47,7 @@ type topicMeter struct {
 	system   bool
 	requests atomic.Int64
 	kinds    [kindCount]inMeter
+	timers   timerMeter
 }
 
 // countIn counts one message of so many bytes.

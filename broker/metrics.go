@@ -36,6 +36,7 @@ type metrics struct {
 	storageSize, flushBehind, dispatchBehind *prometheus.Desc
 	waiting, durability                      *prometheus.Desc
 	transactions                             transactionMetrics
+	timing                                   timerMetrics
 }
 
 func newMetrics(b *Broker) *metrics {
@@ -75,7 +76,7 @@ func newMetrics(b *Broker) *metrics {
 			"topic together, as (other)); 0 when groups have so many places that some are in none."),
 		reserveTime:    desc("rocketmq_storage_message_reserve_time", "Age of the oldest message that is kept, in ms.", storage...),
 		dead:           desc("cairn_dead_letters", "Dead letters of a consumer group that were neither redriven nor purged.", "consumer_group"),
-		timers:         desc("rocketmq_timing_messages", "Delayed messages that wait for their time.", "topic"),
+		timers:         desc("rocketmq_timing_messages", "Delayed messages that wait for their time.", "topic", "storage_type", "storage_medium"),
 		timerLateness:  desc("cairn_timer_lateness_ms", "How late delayed messages became visible, in ms."),
 		storageSize:    desc("rocketmq_storage_size", "Bytes on disk: log and index.", storage...),
 		flushBehind:    desc("rocketmq_storage_flush_behind_bytes", "Bytes of the log that are not synced yet.", storage...),
@@ -83,6 +84,7 @@ func newMetrics(b *Broker) *metrics {
 		waiting:        desc("cairn_waiting_requests", "Long polls that wait for messages.", "verb"),
 		durability:     desc("cairn_durability_mode", "1 for the mode in force.", "mode"),
 		transactions:   newTransactionMetrics(desc),
+		timing:         newTimerMetrics(desc),
 	}
 }
 
@@ -95,7 +97,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	} {
 		ch <- d
 	}
-	for _, d := range m.transactions.descs() {
+	for _, d := range slices.Concat(m.transactions.descs(), m.timing.descs()) {
 		ch <- d
 	}
 }
@@ -117,6 +119,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.collectDead(gauge)
 	m.collectTimers(ch, gauge)
 	m.transactions.collect(m.b, ch)
+	m.timing.collect(m.b, ch)
 
 	topics, groups := m.b.catalog.Counts()
 	gauge(m.topics, float64(topics))
@@ -196,14 +199,14 @@ func (m *metrics) collectTimers(ch chan<- prometheus.Metric, gauge func(*prometh
 			others += n
 			return true
 		}
-		gauge(m.timers, float64(n), topic)
+		gauge(m.timers, float64(n), topic, "local", "disk")
 		return true
 	})
 	if err != nil {
 		m.b.log.Warn().Err(err).Msg("metrics: cannot count timers")
 	}
 	if others > 0 {
-		gauge(m.timers, float64(others), otherName)
+		gauge(m.timers, float64(others), otherName, "local", "disk")
 	}
 	late := &m.b.firer.late
 	buckets, below := map[float64]uint64{}, uint64(0)

@@ -355,6 +355,7 @@ func (op *sendOp) results() ([]SendResult, error) {
 			r.RecallHandle = delay.Handle{
 				Topic: op.topic, Broker: b.opts.BrokerName, Due: item.at, UniqueID: r.UniqueID, Origin: r.Position,
 			}.String()
+			op.meter.timers.countSet(op.messages[i].BornTimestamp, item.at)
 		case record.KindHalf:
 			r.TransactionID = txn.ID(r.Position, r.UniqueID)
 		}

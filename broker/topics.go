@@ -147,11 +147,13 @@ func checkTopicName(name string) error {
 // PutTopic creates a topic or replaces its configuration. attributes is `+k=v,-k`; what it does not name stays as it is,
 // "" keeps all (t.Attributes, t.ID and t.Created are ignored). CodeTopicIllegal for bad names and the system's topics,
 // CodeParameter for the rest.
-func (b *Broker) PutTopic(ctx context.Context, t catalog.Topic, attributes string) error {
+func (b *Broker) PutTopic(ctx context.Context, t catalog.Topic, attributes string) (err error) {
 	if err := b.gate.enter(); err != nil {
 		return err
 	}
 	defer b.gate.leave()
+	began := b.clock.Now()
+	defer func() { b.creates.topic(b.isSystemTopic(t.Name), b.clock.Now().Sub(began), err) }()
 	if err := b.checkTopic(&t); err != nil {
 		return err
 	}

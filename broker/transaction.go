@@ -69,6 +69,7 @@ type ending struct {
 	done     func(error)
 	topic    *catalog.Topic
 	half     txn.Half
+	due      int64 // ms, when it is committed and is to wait; else 0
 	records  [1]record.Record
 	proposal commitlog.Proposal
 }
@@ -105,7 +106,7 @@ func (e *ending) propose() (under bool, err error) {
 			return false, err
 		}
 	}
-	e.half, e.topic = h, t
+	e.half, e.topic, e.due = h, t, end.Due
 	e.records[0] = end.Record()
 	e.proposal.Records, e.proposal.Done = e.records[:], e.applied
 	if err := b.store.Propose(&e.proposal); err != nil {
@@ -154,6 +155,9 @@ func (e *ending) applied(p *commitlog.Proposal) {
 		e.done(e.b.endedBefore(&e.req))
 	default:
 		e.b.halves.countEnd(e.topic, e.req.Resolution, p.Timestamp-e.half.Stored)
+		if e.due > 0 {
+			e.b.meters.topic(e.topic).timers.countSet(e.half.Stored, e.due)
+		}
 		e.done(nil)
 	}
 }

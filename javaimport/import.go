@@ -366,7 +366,11 @@ func (im *importer) waiting(m *javastore.Message, w wait) (record.Record, error)
 	msg := m.Message
 	msg.Topic, msg.QueueID = name, queue%im.plan.topics[name].Queues()
 	if w.kind != byHalf {
-		payload, err := store.AppendDelayed(nil, max(w.due, 0), topic, &msg)
+		due := w.due
+		if w.kind == byTimer {
+			due = wished(m, due)
+		}
+		payload, err := store.AppendDelayed(nil, max(due, 0), topic, &msg)
 		return record.Record{Kind: record.KindDelayed, Payload: payload}, err
 	}
 	props := msg.Properties

@@ -134,7 +134,7 @@ func everything(t testing.TB) *java {
 	real := []string{message.PropRealTopic, "orders", message.PropRealQueueID, "2"}
 	due := func(ms int64) string { return fmt.Sprint(epoch.UnixMilli() + ms) }
 	j.put(timerTopic, 0, "t-fired", "timer that fired", append(real, message.PropTimerOut, due(1000))...)
-	j.put(timerTopic, 0, "t-waits", "timer that waits", append(real, message.PropTimerOut, due(90_000))...)
+	j.put(timerTopic, 0, "t-waits", "timer that waits", append(real, message.PropTimerOut, due(90_000), message.PropTimerDeliver, due(90_640))...)
 	j.put(timerTopic, 0, "t-rolls", "timer that rolls", append(real, message.PropTimerOut, due(900_000))...)
 	j.put(timerTopic, 0, "t-recalled", "timer that was recalled", append(real, message.PropTimerOut, due(95_000))...)
 	j.put(timerTopic, 0, "recall", "", append(real, message.PropTimerOut, due(95_000), message.PropTimerDelUniqKey, "orders+t-recalled")...)
@@ -302,7 +302,7 @@ orders/2 from 0 to 2
   1 h-committed "half that was committed" stored +17 born +14 from 10.0.0.1:5000
 orders/3 from 0 to 0
 level that waits: due +77008 in queue 2
-timer that waits: due +90000 in queue 2
+timer that waits: due +90640 in queue 2
 timer that rolls: due +900000 in queue 2
 half that is open: of pg, asked first +6017
 p has order 4 until +60000
@@ -321,6 +321,26 @@ func checkFound(t testing.TB, what string, fs vfs.FS) {
 		}
 		if g != w {
 			t.Fatalf("%s: line %d is %s, want %s", what, i, g, w)
+		}
+	}
+}
+
+// No timer comes before the time that its sender gave, however the Java broker has rounded that.
+func TestWished(t *testing.T) {
+	const stored, out = 1_000_250, 1_090_000
+	for _, c := range []struct {
+		property, value string
+		want            int64
+	}{
+		{message.PropTimerDeliver, "1091000", 1_091_000}, {message.PropTimerDeliver, "1090001", 1_090_001}, {message.PropTimerDeliver, "5", out},
+		{message.PropTimerDelayMs, "90001", 1_090_251}, {message.PropTimerDelaySec, "90", 1_090_250},
+		{message.PropTimerDelaySec, "95", out + maxPrecision}, // written again
+		{message.PropKeys, "k", out}, {message.PropTimerDeliver, "soon", out},
+	} {
+		m := &javastore.Message{}
+		m.StoreTimestamp, m.Properties = stored, message.AppendProperty(nil, c.property, c.value)
+		if got := wished(m, out); got != c.want {
+			t.Errorf("%s=%s: %d, want %d", c.property, c.value, got, c.want)
 		}
 	}
 }

@@ -301,6 +301,23 @@ func realOf(m *javastore.Message) (topic string, queue int32, key uint64) {
 	return string(name), int32(n), idOf(string(name), id)
 }
 
+// maxPrecision is the largest and usual timerPrecisionMs.
+const maxPrecision = 1000
+
+// wished is when the sender of a timer's message wants it delivered (ms). The Java broker notes the last multiple of its precision
+// before that, in TIMER_OUT_MS, and delivers when that has passed. A message that was written again as it waited (a long timer) has
+// another store time than the one from which its delay began.
+func wished(m *javastore.Message, out int64) int64 {
+	wish := number(m, message.PropTimerDeliver)
+	if ms := number(m, message.PropTimerDelayMs); ms > 0 {
+		wish = m.StoreTimestamp + ms
+	}
+	if sec := number(m, message.PropTimerDelaySec); sec > 0 {
+		wish = m.StoreTimestamp + sec*1000
+	}
+	return min(max(wish, out), out+maxPrecision)
+}
+
 func number(m *javastore.Message, property string) int64 {
 	text, _ := message.Property(m.Properties, property)
 	n, err := strconv.ParseInt(string(text), 10, 64)

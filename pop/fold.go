@@ -38,6 +38,7 @@ type freshRow struct {
 type movedCursor struct {
 	queue queue
 	to    Cursor
+	gone  bool // it was forgotten
 }
 
 func (f *fold) applyPop(b *kvindex.Batch, payload []byte) (record.Outcome, error) {
@@ -297,7 +298,7 @@ func (f *fold) setCursor(b *kvindex.Batch, at place, queueID int32, offset int64
 	f.key = kvindex.AppendCursorKey(f.key[:0], at.group, at.topic, queueID)
 	f.val = appendCursor(f.val[:0], c)
 	b.Set(f.key, f.val)
-	f.moved = append(f.moved, movedCursor{queue{at, queueID}, c})
+	f.moved = append(f.moved, movedCursor{queue: queue{at, queueID}, to: c})
 }
 
 func (f *fold) counters(b *kvindex.Batch, at place) (Counters, error) {

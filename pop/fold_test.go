@@ -229,7 +229,7 @@ func TestForeignAndBrokenRecordsAreErrors(t *testing.T) {
 	for _, r := range []record.Record{
 		{Kind: record.KindMessage}, {Kind: record.KindPop}, {Kind: record.KindAck, Payload: []byte{2, 1, 1, 0}},
 		{Kind: record.KindExtend, Payload: []byte{recordForm, 1, 1, 1}}, {Kind: record.KindCommit, Payload: []byte{recordForm, 0, 0}},
-		{Kind: record.KindReset, Payload: []byte{recordForm, 9}},
+		{Kind: record.KindReset, Payload: []byte{recordForm, 9}}, {Kind: record.KindForget, Payload: []byte{recordForm, 9}},
 	} {
 		if _, err := m.state.Apply(m.batch, 0, r); err == nil {
 			t.Errorf("%v with payload %x was applied", r.Kind, r.Payload)

@@ -1,6 +1,8 @@
 package pop
 
 import (
+	"encoding/binary"
+
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
 )
@@ -134,4 +136,45 @@ func (f *fold) eachRow(b *kvindex.Batch, at place, which func(Ref) bool, do func
 		}
 	}
 	return err
+}
+
+// applyForget deletes all rows of a group on a topic, as the catalog does when either of them goes.
+func (f *fold) applyForget(b *kvindex.Batch, payload []byte) (record.Outcome, error) {
+	at, err := decodeForget(payload)
+	if err != nil {
+		return record.Outcome{}, err
+	}
+	gone := int64(0)
+	forget := func(queueID int32) error {
+		_, ok, err := f.cursor(b, at, queueID)
+		if err != nil || !ok {
+			return err
+		}
+		gone++
+		b.Delete(f.key)
+		f.moved = append(f.moved, movedCursor{queue: queue{at, queueID}, gone: true})
+		return nil
+	}
+	for _, m := range f.moved { // those that the batch wrote may not be in the engine
+		if err == nil && m.queue.place == at {
+			err = forget(m.queue.queue)
+		}
+	}
+	if err != nil {
+		return record.Outcome{}, err
+	}
+	prefix := kvindex.AppendCursorTopicPrefix(nil, at.group, at.topic)
+	err = kvindex.EachRow(b.Engine(), prefix, kvindex.PrefixEnd(prefix), func(key, _ []byte) (bool, error) {
+		return true, forget(int32(binary.BigEndian.Uint32(key[17:])))
+	})
+	if err != nil {
+		return record.Outcome{}, err
+	}
+	for _, prefix := range [][]byte{
+		kvindex.AppendCheckpointTopicPrefix(nil, at.group, at.topic), kvindex.AppendOrderTopicPrefix(nil, at.group, at.topic),
+	} {
+		b.DeleteRange(prefix, kvindex.PrefixEnd(prefix))
+	}
+	b.Delete(kvindex.AppendCounterKey(nil, at.group, at.topic))
+	return record.Outcome{Offset: gone, Refused: gone == 0}, nil
 }

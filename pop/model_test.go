@@ -424,6 +424,17 @@ func randomRun(rt *rapid.T, m *machine) {
 		}),
 		"commit": began(func(t *rapid.T) { c := r.commits(t); r.propose(CommitRecord(c), r.move(c, false)) }),
 		"reset":  began(func(t *rapid.T) { c := r.commits(t); r.propose(ResetRecord(c), r.move(c, true)) }),
+		"forget": began(func(t *rapid.T) {
+			at := r.place(t)
+			gone := int64(0)
+			for q := range r.cursors {
+				if q.place == at {
+					gone++
+				}
+			}
+			r.drop(func(p place) bool { return p == at })
+			r.propose(ForgetRecord(at.group, at.topic), gone)
+		}),
 		"delete": func(t *rapid.T) {
 			r.applyPending(t) // the record lists the groups of now
 			r.deleteOne(t)

@@ -16,7 +16,8 @@
 //   - The counters of a group on a topic change in the batch that changes the rows which they count.
 //   - The fold looks at no clock and keeps nothing that its rows depend on beside the batch under way.
 //   - Rows of a group on a topic exist only while both exist: the catalog deletes them with either, and the first row, a
-//     cursor, is not written without looking for both. Ids are not reused, so nothing that comes late brings rows back.
+//     cursor, is not written without looking for both. Ids are not reused, so nothing that comes late brings rows back. A place
+//     that was forgotten, however, may be taken anew.
 package pop
 
 import (
@@ -64,11 +65,12 @@ var _ kvindex.Fold = (*State)(nil)
 
 // Kinds lists the record kinds that the fold applies.
 func (s *State) Kinds() []record.Kind {
-	return []record.Kind{record.KindCommit, record.KindReset, record.KindPop, record.KindAck, record.KindExtend}
+	return []record.Kind{record.KindCommit, record.KindReset, record.KindForget, record.KindPop, record.KindAck, record.KindExtend}
 }
 
 // Apply turns one record into rows. The outcome of pop, ack and extend is a Mask of what was done, that of commit and reset
-// the number of cursors that are now where the record says. Refused: nothing of what the record names was there any more.
+// the number of cursors that are now where the record says, that of forget how many are gone. Refused: nothing of what the record
+// names was there any more.
 func (s *State) Apply(b *kvindex.Batch, at record.Position, r record.Record) (record.Outcome, error) {
 	f := &s.fold
 	var out record.Outcome
@@ -84,6 +86,8 @@ func (s *State) Apply(b *kvindex.Batch, at record.Position, r record.Record) (re
 		out, err = f.applyMove(b, r.Payload, false)
 	case record.KindReset:
 		out, err = f.applyMove(b, r.Payload, true)
+	case record.KindForget:
+		out, err = f.applyForget(b, r.Payload)
 	default:
 		return record.Outcome{}, fmt.Errorf("pop: record of kind %v at %d is not pop's", r.Kind, at)
 	}
@@ -112,7 +116,11 @@ func (s *State) Publish() {
 	}
 	s.cursors.Publish(func(c viewcache.Publisher[queue, Cursor]) {
 		for _, m := range s.fold.moved {
-			c.Set(m.queue, m.to)
+			if m.gone {
+				c.Forget(m.queue)
+			} else {
+				c.Set(m.queue, m.to)
+			}
 		}
 	})
 	s.fold.moved = s.fold.moved[:0]

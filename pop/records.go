@@ -348,6 +348,21 @@ func ResetRecord(c []Commit) record.Record {
 	return record.Record{Kind: record.KindReset, Payload: appendCommits(c)}
 }
 
+// ForgetRecord takes the place of a group in a topic away: its cursors there, and all that it has in flight.
+//
+//	┌────────┬──────────┬──────────┐
+//	│ form 1 │ group uv │ topic uv │
+//	└────────┴──────────┴──────────┘
+func ForgetRecord(group, topic kvindex.ID) record.Record {
+	return record.Record{Kind: record.KindForget, Payload: appendHead(nil, group, topic)}
+}
+
+func decodeForget(payload []byte) (place, error) {
+	d := decode(payload)
+	group, topic := d.head()
+	return place{group, topic}, d.End()
+}
+
 func appendCommits(commits []Commit) []byte {
 	dst := append(make([]byte, 0, 8+16*len(commits)), recordForm)
 	dst = binary.AppendUvarint(dst, uint64(len(commits)))

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Fills a Java broker, imports its store (killed on its way and run again), and lets real clients find everything again.
+# Fills a Java broker, imports its store (killed on its way and run again), and lets real clients of both protocols find everything
+# again. Then the other way: a Java broker starts with the topics, groups and offsets that Cairn exports.
 #   CAIRN_REFERENCE=DIR test/import.sh [MESSAGES]
-# DIR has the scripts up.sh and down.sh that start and stop the Java broker (file store). RMQ_HOME, NAMESRV and BROKER say where it
-# keeps its things and where it listens, CAIRN_TEST_BIN which cairn binary is tried.
+# DIR has the scripts up.sh, down.sh and mqadmin.sh of the Java broker (file store). RMQ_HOME, NAMESRV, BROKER and PROXY_ADDR (gRPC) say
+# where it keeps its things and where it listens, CAIRN_TEST_BIN which cairn binary is tried.
 set -euo pipefail
 cd "$(dirname "$0")"
 reference=${CAIRN_REFERENCE:?the folder of the scripts that start the Java broker}
@@ -11,16 +12,32 @@ export RMQ_HOME=${RMQ_HOME:-${TMPDIR:-/tmp}/rmq} NAMESRV=${NAMESRV:-127.0.0.1:98
 work=$(mktemp -d)
 bin=${CAIRN_TEST_BIN:-}
 if [ -z "$bin" ]; then bin=$work/cairn; (cd .. && go build -o "$bin" ./cmd/cairn); fi
+export CAIRN_TEST_BIN=$bin
+(cd clientgov2 && go test -c -o "$work/remoting.test" .)
+(cd system && go test -c -o "$work/grpc.test" .)
 pid=
 trap 'bash "$reference/down.sh" >/dev/null; [ -z "$pid" ] || kill $pid 2>/dev/null; rm -rf "$work"' EXIT
-run() { # TEST NAME-SERVER BROKER
-  (cd clientgov2 && CAIRN_IMPORT_NAMESRV=$2 CAIRN_IMPORT_BROKER=$3 CAIRN_IMPORT_COUNT=$count CAIRN_IMPORT_NOTES=$work/notes.json \
-    go test -count=1 -timeout 10m -run "^$1\$" -v .) 2>&1 | grep -v -e '^=== RUN' -e 'level=error'
+run() { # remoting|grpc TEST NAME-SERVER ADDRESS
+  CAIRN_IMPORT_NAMESRV=$3 CAIRN_IMPORT_BROKER=$4 CAIRN_IMPORT_GRPC=$4 CAIRN_IMPORT_COUNT=$count CAIRN_IMPORT_NOTES=$work/notes.json \
+    CAIRN_IMPORT_POPS=$work/pops.json "$work/$1.test" -test.timeout 15m -test.run "^$2\$" -test.v 2>&1 | grep -v -e '^=== RUN' -e 'level=error'
+}
+java_up() { # until its name server knows the broker
+  HEAP=${HEAP:-1g} bash "$reference/up.sh" file
+  for _ in $(seq 100); do "$bin" group list -n "$NAMESRV" >/dev/null 2>&1 && return; sleep 0.2; done
+  echo "the broker did not register"; return 1
+}
+measured() { # what a command takes, where the machine can tell
+  if [ -x /usr/bin/time ]; then /usr/bin/time -f 'it took %e s, %U s of CPU and %M KiB' "$@"; else "$@"; fi
 }
 
 echo "-- a Java broker gets $count messages"
-FRESH=1 PROXY=${PROXY:-none} HEAP=${HEAP:-1g} STORE=$work/store EXTRA="mappedFileSizeCommitLog=${FILE_SIZE:-67108864}" bash "$reference/up.sh" file
-run TestImportFill "$NAMESRV" "${BROKER:-127.0.0.1:10911}"
+extra="mappedFileSizeCommitLog=${FILE_SIZE:-67108864}
+waitTimeMillsInSendQueue=30000" # what waits longer is refused: the machine may have other work
+FRESH=1 PROXY=${PROXY:-local} STORE=$work/store EXTRA=$extra java_up
+run grpc TestImportFillGRPC "$NAMESRV" "${PROXY_ADDR:-127.0.0.1:8081}"
+run remoting TestImportFill "$NAMESRV" "${BROKER:-127.0.0.1:10911}"
+"$bin" group create import-place -n "$NAMESRV"
+"$bin" group clone-offsets import-group import-place --topic import-main -n "$NAMESRV" # without a topic the Java broker clones nothing
 refusal=$("$bin" import "$work/store" --data "$work/none" 2>&1 || true)
 case $refusal in *'still runs'*) ;; *) echo "a store in use was not refused: $refusal"; exit 1 ;; esac
 bash "$reference/down.sh" ${DOWN:-}
@@ -34,7 +51,8 @@ for wait in ${KILLS:-0.05 0.1 0.3}; do
   wait $pid 2>/dev/null || true
 done
 pid=
-"$bin" import "$work/store" --data "$work/data"
+measured "$bin" import "$work/store" --data "$work/data" 2>&1 | grep -v '^\(reading\|importing\) '
+echo "$(du -sm "$work/store" | cut -f1) MiB there, $(du -sm "$work/data" | cut -f1) MiB here"
 "$bin" debug verify --data "$work/data"
 
 echo "-- find it again"
@@ -43,8 +61,33 @@ echo "-- find it again"
 pid=$!
 for _ in $(seq 300); do grep -q '"message":"cairn is ready"' "$work/cairn.log" && break; kill -0 $pid || { cat "$work/cairn.log"; exit 1; }; sleep 0.1; done
 address() { sed -n 's/.*"'"$1"'":"\([^"]*\)".*"message":"cairn is ready".*/\1/p' "$work/cairn.log"; }
-run TestImportFind "$(address nameserver)" "$(address remoting)"
+here=$(address nameserver)
+failed=0
+run remoting TestImportFind "$here" "$(address remoting)" >"$work/find.log" &
+other=$!
+run grpc TestImportFindGRPC "$here" "$(address grpc)" || failed=1
+wait $other || failed=1
+cat "$work/find.log"
+if grep '"level":"error"' "$work/cairn.log"; then failed=1; fi
+[ $failed = 0 ] || exit 1
+awk '/VmHWM/ {print "the broker had " $2 " KiB at most"}' "/proc/$pid/status"
+
+echo "-- a Java broker starts with what Cairn exports"
+"$bin" metadata export "$work/back/config" -n "$here"
 kill $pid
 wait $pid
 pid=
 "$bin" debug verify --data "$work/data"
+# With lite topics it would read its offsets from lmqConsumerOffset.json.
+PROXY=none STORE=$work/back EXTRA='enableLmq=false
+enableMultiDispatch=false' java_up
+"$bin" metadata export "$work/again" -n "$NAMESRV"
+plain() { tr -d ' \n\t' <"$1" | sed 's/"dataVersion":{[^}]*}//'; } # without when the file was written
+for file in topics subscriptionGroup consumerOffset; do
+  [ "$(plain "$work/back/config/$file.json")" = "$(plain "$work/again/$file.json")" ] || { diff "$work/back/config/$file.json" "$work/again/$file.json"; exit 1; }
+done
+admin() { bash "$reference/mqadmin.sh" "$@" -n "$NAMESRV"; }
+admin topicList | grep -q '^import-main$'
+admin topicRoute -t import-main | grep -A1 readQueueNums
+admin consumerProgress -g import-group
+bash "$reference/down.sh"

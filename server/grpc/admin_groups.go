@@ -367,8 +367,8 @@ func (d *Door) resetGroupOffset(ctx context.Context, req *adminpb.ResetGroupOffs
 }
 
 // deleteSubscription refuses while a consumer has the subscription: it says so again with its next heartbeat. Of one that nobody has
-// nothing is kept but the group's place in the topic, which goes with the group or with the topic only.
-func (d *Door) deleteSubscription(_ context.Context, req *adminpb.DeleteSubscriptionRequest, _ *adminpb.DeleteSubscriptionResponse) error {
+// nothing is kept but the group's place in the topic, which goes.
+func (d *Door) deleteSubscription(ctx context.Context, req *adminpb.DeleteSubscriptionRequest, _ *adminpb.DeleteSubscriptionResponse) error {
 	group, err := d.groupThere(req.GetGroup())
 	if err != nil {
 		return err
@@ -383,12 +383,9 @@ func (d *Door) deleteSubscription(_ context.Context, req *adminpb.DeleteSubscrip
 			return refuse(pb.Code_PRECONDITION_FAILED, "consumer %s of %s subscribes to %s: stop it, or change what it subscribes to", members[i].Client.ID, group, t.Name)
 		}
 	}
-	topics, err := d.broker.GroupTopics(group)
-	if err != nil {
-		return err
+	found, err := d.broker.ForgetPlace(ctx, group, t.Name)
+	if err == nil && !found {
+		err = notFound("group %s neither subscribes to %s nor has a place in it", group, t.Name)
 	}
-	if !slices.Contains(topics, t.Name) {
-		return notFound("group %s neither subscribes to %s nor has a place in it", group, t.Name)
-	}
-	return refuse(pb.Code_UNSUPPORTED, "nobody in group %s subscribes to %s; its place there goes with the group (delete it with its offsets) or with the topic", group, t.Name)
+	return err
 }

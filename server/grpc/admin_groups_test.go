@@ -112,8 +112,11 @@ func TestSubscriptions(t *testing.T) {
 	for _, c := range []struct {
 		group, topic string
 		want         pb.Code
-	}{{"g", "t", pb.Code_PRECONDITION_FAILED}, {"left", "u", pb.Code_UNSUPPORTED}, {"left", "t", pb.Code_NOT_FOUND}, {"none", "t", pb.Code_CONSUMER_GROUP_NOT_FOUND}} {
+	}{{"g", "t", pb.Code_PRECONDITION_FAILED}, {"left", "u", pb.Code_OK}, {"left", "u", pb.Code_NOT_FOUND}, {"left", "t", pb.Code_NOT_FOUND}, {"none", "t", pb.Code_CONSUMER_GROUP_NOT_FOUND}} {
 		s.refused("DeleteSubscription", &adminpb.DeleteSubscriptionRequest{Group: resource(c.group), Topic: resource(c.topic)}, gone, c.want)
+	}
+	if got := list("u", ""); len(got) > 0 {
+		t.Errorf("after the place was deleted: %q", got)
 	}
 }
 

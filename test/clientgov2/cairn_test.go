@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// cairn is a running broker of the binary under test.
+// cairn is a running broker: of the binary under test, or the reference in its place.
 type cairn struct {
 	NameServer string `json:"nameserver"`
 	Remoting   string `json:"remoting"`

@@ -1,4 +1,5 @@
-// Package clientgov2 runs rocketmq-client-go v2 against Cairn. It is a module of its own because that client pins old libraries.
+// Package clientgov2 runs rocketmq-client-go v2 against Cairn, and against the reference (reference_test.go). It is a module of its own
+// because that client pins old libraries.
 package clientgov2
 
 import (
@@ -22,16 +23,22 @@ func resolver(c cairn) primitive.NsResolver {
 	return primitive.NewPassthroughResolver([]string{c.NameServer})
 }
 
+// createTopic makes a topic, and waits until clients can find it.
 func createTopic(t *testing.T, c cairn, topic string, queues int) {
 	t.Helper()
+	if err := tryCreateTopic(c, topic, queues); err != nil {
+		t.Fatal(err)
+	}
+	waitForRoute(t, c, topic)
+}
+
+func tryCreateTopic(c cairn, topic string, queues int) error {
 	a, err := admin.NewAdmin(admin.WithResolver(resolver(c)))
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	defer func() { _ = a.Close() }()
-	if err := a.CreateTopic(context.Background(), admin.WithTopicCreate(topic), admin.WithBrokerAddrCreate(c.Remoting), admin.WithReadQueueNums(queues), admin.WithWriteQueueNums(queues)); err != nil {
-		t.Fatal(err)
-	}
+	return a.CreateTopic(context.Background(), admin.WithTopicCreate(topic), admin.WithBrokerAddrCreate(c.Remoting), admin.WithReadQueueNums(queues), admin.WithWriteQueueNums(queues))
 }
 
 func startProducer(t *testing.T, c cairn, group string) rocketmq.Producer {
@@ -155,7 +162,7 @@ func (b *inbox) countOf(ids []string) (n int) {
 }
 
 func TestSendKindsAndClusteringConsumers(t *testing.T) {
-	c := startCairn(t)
+	c := start(t, plain)
 	createTopic(t, c, "kinds", 8)
 	p := startProducer(t, c, "kinds-producer")
 	got := newInbox()
@@ -225,7 +232,7 @@ func TestSendKindsAndClusteringConsumers(t *testing.T) {
 }
 
 func TestBatch(t *testing.T) {
-	c := startCairn(t)
+	c := start(t, plain)
 	createTopic(t, c, "batches", 4)
 	p := startProducer(t, c, "batches-producer")
 	var batch []*primitive.Message
@@ -254,7 +261,7 @@ func TestBatch(t *testing.T) {
 }
 
 func TestTagsAndBroadcasting(t *testing.T) {
-	c := startCairn(t)
+	c := start(t, plain)
 	createTopic(t, c, "tags", 4)
 	p := startProducer(t, c, "tags-producer")
 	a, one, two := newInbox(), newInbox(), newInbox()
@@ -285,7 +292,7 @@ func TestTagsAndBroadcasting(t *testing.T) {
 }
 
 func TestRetryAfterFailure(t *testing.T) {
-	c := startCairn(t)
+	c := start(t, plain)
 	createTopic(t, c, "retries", 4)
 	p := startProducer(t, c, "retries-producer")
 	got := newInbox()
@@ -315,7 +322,7 @@ func TestRetryAfterFailure(t *testing.T) {
 }
 
 func TestOffsetsOutliveTheConsumer(t *testing.T) {
-	c := startCairn(t)
+	c := start(t, plain)
 	createTopic(t, c, "offsets", 4)
 	p := startProducer(t, c, "offsets-producer")
 	send := func(n int) {

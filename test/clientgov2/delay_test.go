@@ -2,6 +2,8 @@ package clientgov2
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"sync"
@@ -49,7 +51,7 @@ func (a *arrivals) inQueue() []string {
 }
 
 func TestDelayLevelsAndTimers(t *testing.T) {
-	c := startCairn(t, "--delay-levels", "1s 2s")
+	c := start(t, shortDelays)
 	createTopic(t, c, "delays", 1)
 	p := startProducer(t, c, "delays-producer")
 	var got arrivals
@@ -79,16 +81,20 @@ func TestDelayLevelsAndTimers(t *testing.T) {
 	}
 	inTime := time.Since(began) < 500*time.Millisecond // less than lies between their due times
 	eventually(t, 40*time.Second, "all delayed ones consumed", func() bool { return len(got.list()) >= len(least) })
+	var order error
 	if want := []string{"level 1", "ms", "level 9", "seconds", "deliver at"}; len(got.list()) != len(want) || inTime && !slices.Equal(got.inQueue(), want) {
-		t.Errorf("lie in the queue as %q, due as %q", got.inQueue(), want)
+		order = fmt.Errorf("lie in the queue as %q, due as %q", got.inQueue(), want)
 	}
+	check(t, "in the order in which they are due", order)
+	var early []error
 	for body, delay := range least {
 		after := got.at[body].Sub(began)
 		if after < delay {
-			t.Errorf("%s came after %s, before its %s", body, after, delay)
+			early = append(early, fmt.Errorf("%s came after %s, before its %s", body, after, delay))
 		}
 		t.Logf("%s came after %s, due after %s", body, after.Round(time.Millisecond), delay)
 	}
+	check(t, "not before they are due", errors.Join(early...))
 	for key, want := range map[string]string{"DELAY": "1", "REAL_TOPIC": "delays"} {
 		if v := got.props["level 1"][key]; v != want {
 			t.Errorf("after a delay level %s is %q, want %q", key, v, want)
@@ -98,7 +104,7 @@ func TestDelayLevelsAndTimers(t *testing.T) {
 
 // The consumer chooses the delay level of the next try.
 func TestRetryWithDelayLevel(t *testing.T) {
-	c := startCairn(t, "--delay-levels", "1s 2s")
+	c := start(t, shortDelays)
 	createTopic(t, c, "levels", 4)
 	p := startProducer(t, c, "levels-producer")
 	var mu sync.Mutex

@@ -24,7 +24,7 @@ func hash(id string) uint64 {
 
 // Messages are sent to 8 queues while one group consumes: each comes exactly once, with the id and body that it was sent with.
 func TestManyMessages(t *testing.T) {
-	c := startCairn(t)
+	c := start(t, plain)
 	createTopic(t, c, "many", 8)
 	p := startProducer(t, c, "many-producer")
 	n := *messages

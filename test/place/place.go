@@ -4,6 +4,7 @@ package place
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -67,34 +68,58 @@ func Cairn(t *testing.T, flags ...string) Place {
 	return Place{}
 }
 
-// Reference runs the reference on an empty store until the test ends: name server, broker and proxy, started and stopped by
-// up.sh and down.sh in a folder. Its addresses are the usual ones unless NAMESRV, BROKER_ADDR and PROXY_ADDR say otherwise.
-// The lines of configuration go to its broker.conf.
+// Reference runs the reference on an empty store until the test ends. The lines of configuration go to its broker.conf.
 func Reference(t *testing.T, scripts string, configuration string) Place {
 	t.Helper()
+	at, err := Up(scripts, configuration)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := Down(scripts); err != nil {
+			t.Error(err)
+		}
+	})
+	return at
+}
+
+// Up starts the reference on an empty store by up.sh in the folder scripts: name server, broker and proxy. Its addresses are the usual
+// ones unless NAMESRV, BROKER_ADDR and PROXY_ADDR say otherwise. The lines of configuration go to its broker.conf.
+func Up(scripts string, configuration string) (at Place, err error) {
+	for _, a := range []struct {
+		addr     *string
+		variable string
+		port     uint16
+	}{{&at.NameServer, "NAMESRV", 9876}, {&at.Remoting, "BROKER_ADDR", 10911}, {&at.GRPC, "PROXY_ADDR", 8081}} {
+		if *a.addr, err = address(a.variable, a.port); err != nil {
+			return Place{}, err
+		}
+	}
 	up := exec.Command(filepath.Join(scripts, "up.sh"), "file")
 	up.Env = append(os.Environ(), "PROXY=local", "FRESH=1", "HEAP=1g", "EXTRA="+configuration)
 	if out, err := up.CombinedOutput(); err != nil {
-		t.Fatalf("start the reference: %v\n%s", err, out)
+		return Place{}, fmt.Errorf("start the reference: %w\n%s", err, out)
 	}
-	t.Cleanup(func() {
-		if out, err := exec.Command(filepath.Join(scripts, "down.sh")).CombinedOutput(); err != nil {
-			t.Errorf("stop the reference: %v\n%s", err, out)
-		}
-	})
-	return Place{NameServer: address(t, "NAMESRV", 9876), Remoting: address(t, "BROKER_ADDR", 10911), GRPC: address(t, "PROXY_ADDR", 8081)}
+	return at, nil
 }
 
-func address(t *testing.T, variable string, port uint16) string {
-	t.Helper()
+// Down stops what Up started, by down.sh.
+func Down(scripts string) error {
+	if out, err := exec.Command(filepath.Join(scripts, "down.sh")).CombinedOutput(); err != nil {
+		return fmt.Errorf("stop the reference: %w\n%s", err, out)
+	}
+	return nil
+}
+
+func address(variable string, port uint16) (string, error) {
 	text := os.Getenv(variable)
 	if text == "" {
-		return netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port).String()
+		return netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port).String(), nil
 	}
 	if _, err := netip.ParseAddrPort(text); err != nil {
-		t.Fatalf("%s: %v", variable, err)
+		return "", fmt.Errorf("%s: %w", variable, err)
 	}
-	return text
+	return text, nil
 }
 
 // binary is the one that the test command built, or a fresh build.

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/cairnmq/cairn/test/place"
 )
 
 // cairn is a broker process on addresses and a folder that outlive it, so that it can be killed and started again.
@@ -65,6 +67,11 @@ func startCairn(t *testing.T, extra ...string) *cairn {
 	c := newCairn(t, extra...)
 	c.start()
 	return c
+}
+
+// place is where its clients find it.
+func (c *cairn) place() place.Place {
+	return place.Place{NameServer: c.fixed.NameServer, Remoting: c.fixed.Remoting, GRPC: c.fixed.GRPC}
 }
 
 func (c *cairn) start() {
@@ -185,6 +192,10 @@ func program(t *testing.T) string {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
+	if err := shared.stop(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
 	if built.path != "" {
 		_ = os.RemoveAll(filepath.Dir(built.path))
 	}

@@ -13,6 +13,8 @@ import (
 	client "github.com/apache/rocketmq-clients/golang/v5"
 	"github.com/apache/rocketmq-clients/golang/v5/credentials"
 	v2 "github.com/apache/rocketmq-clients/golang/v5/protocol/v2"
+
+	"github.com/cairnmq/cairn/test/place"
 )
 
 func init() {
@@ -25,13 +27,13 @@ func init() {
 	client.ResetLogger()
 }
 
-func config(c *cairn, group string) *client.Config {
-	return &client.Config{Endpoint: c.fixed.GRPC, ConsumerGroup: group, Credentials: &credentials.SessionCredentials{}}
+func config(at place.Place, group string) *client.Config {
+	return &client.Config{Endpoint: at.GRPC, ConsumerGroup: group, Credentials: &credentials.SessionCredentials{}}
 }
 
-func startProducer(t *testing.T, c *cairn, topic string) client.Producer {
+func startProducer(t *testing.T, at place.Place, topic string) client.Producer {
 	t.Helper()
-	p, err := client.NewProducer(config(c, ""), client.WithTopics(topic))
+	p, err := client.NewProducer(config(at, ""), client.WithTopics(topic))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,9 +44,9 @@ func startProducer(t *testing.T, c *cairn, topic string) client.Producer {
 	return p
 }
 
-func startSimple(t *testing.T, c *cairn, group, topic, tags string) client.SimpleConsumer {
+func startSimple(t *testing.T, at place.Place, group, topic, tags string) client.SimpleConsumer {
 	t.Helper()
-	s, err := client.NewSimpleConsumer(config(c, group), client.WithSimpleAwaitDuration(5*time.Second),
+	s, err := client.NewSimpleConsumer(config(at, group), client.WithSimpleAwaitDuration(5*time.Second),
 		client.WithSimpleSubscriptionExpressions(map[string]*client.FilterExpression{topic: client.NewFilterExpression(tags)}))
 	if err != nil {
 		t.Fatal(err)
@@ -71,11 +73,13 @@ func receive(t *testing.T, s client.SimpleConsumer, invisible time.Duration) []*
 
 // The official client begins with TLS unless it is told otherwise.
 func TestOfficialClientOverTLSAndPlainText(t *testing.T) {
-	c := startCairn(t, "--segment-size", "64MiB")
+	at := start(t, plain)
 	for _, tls := range []bool{true, false} {
 		client.EnableSsl = tls
 		topic := fmt.Sprintf("tls-%v", tls)
-		p := startProducer(t, c, topic)
+		createTopic(t, at, topic, "NORMAL", 8)
+		createGroup(t, at, topic+"-group")
+		p := startProducer(t, at, topic)
 		want := map[string]string{}
 		for i := range 50 {
 			m := &client.Message{Topic: topic, Body: []byte(fmt.Sprint("body ", i))}
@@ -88,7 +92,7 @@ func TestOfficialClientOverTLSAndPlainText(t *testing.T) {
 			}
 			want[r[0].MessageID] = string(m.Body)
 		}
-		s := startSimple(t, c, topic+"-group", topic, "*")
+		s := startSimple(t, at, topic+"-group", topic, "*")
 		eventually(t, 30*time.Second, "all received", func() bool {
 			for _, m := range receive(t, s, 20*time.Second) {
 				if body, ok := want[m.GetMessageId()]; !ok || body != string(m.GetBody()) {
@@ -108,15 +112,16 @@ func TestOfficialClientOverTLSAndPlainText(t *testing.T) {
 }
 
 func TestPoppedAndAcknowledgedStateSurvivesKill(t *testing.T) {
+	cairnOnly(t, "it kills the broker")
 	client.EnableSsl = false
 	c := startCairn(t, "--segment-size", "64MiB")
-	p := startProducer(t, c, "popped")
+	p := startProducer(t, c.place(), "popped")
 	for i := range 20 {
 		if _, err := p.Send(context.Background(), &client.Message{Topic: "popped", Body: []byte(fmt.Sprint(i))}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s := startSimple(t, c, "popped-group", "popped", "*")
+	s := startSimple(t, c.place(), "popped-group", "popped", "*")
 	held := map[string]bool{}
 	acked := map[string]bool{}
 	eventually(t, 30*time.Second, "all received", func() bool {
@@ -135,7 +140,7 @@ func TestPoppedAndAcknowledgedStateSurvivesKill(t *testing.T) {
 	})
 	c.kill()
 	c.start()
-	again := startSimple(t, c, "popped-group", "popped", "*")
+	again := startSimple(t, c.place(), "popped-group", "popped", "*")
 	eventually(t, 60*time.Second, "what was not acknowledged comes again", func() bool {
 		for _, m := range receive(t, again, 30*time.Second) {
 			body := string(m.GetBody())
@@ -153,11 +158,13 @@ func TestPoppedAndAcknowledgedStateSurvivesKill(t *testing.T) {
 
 func TestPushConsumer(t *testing.T) {
 	client.EnableSsl = false
-	c := startCairn(t, "--segment-size", "64MiB")
-	p := startProducer(t, c, "pushed")
+	at := start(t, plain)
+	createTopic(t, at, "pushed", "NORMAL", 8)
+	createGroup(t, at, "pushed-group")
+	p := startProducer(t, at, "pushed")
 	var mu sync.Mutex
 	got := map[string]int{}
-	pc, err := client.NewPushConsumer(config(c, "pushed-group"), client.WithPushAwaitDuration(5*time.Second),
+	pc, err := client.NewPushConsumer(config(at, "pushed-group"), client.WithPushAwaitDuration(5*time.Second),
 		client.WithPushSubscriptionExpressions(map[string]*client.FilterExpression{"pushed": client.SUB_ALL}),
 		client.WithPushMessageListener(&client.FuncMessageListener{Consume: func(m *client.MessageView) client.ConsumerResult {
 			mu.Lock()
@@ -188,6 +195,7 @@ func TestPushConsumer(t *testing.T) {
 }
 
 func TestCommandLine(t *testing.T) {
+	cairnOnly(t, "it is about Cairn's own program")
 	c := startCairn(t, "--segment-size", "64MiB")
 	ns := c.fixed.NameServer
 	run(t, "topic", "create", "orders", "--queues", "4", "-n", ns)
@@ -218,6 +226,7 @@ func TestCommandLine(t *testing.T) {
 }
 
 func TestQuickstart(t *testing.T) {
+	cairnOnly(t, "it is about Cairn's own program")
 	out := run(t, "quickstart", "--messages", "2000")
 	for _, want := range []string{"received 2000, each acknowledged", "0 came twice", "Connect to it"} {
 		if !strings.Contains(out, want) {

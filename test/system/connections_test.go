@@ -63,6 +63,7 @@ type member struct {
 //
 // Each process needs a file for each connection; the Go runtime raises its own limit as far as the system allows.
 func TestManyConnections(t *testing.T) {
+	cairnOnly(t, "-broker names another one")
 	addr, pid, ours := *otherBroker, *otherPID, *otherBroker == ""
 	if ours {
 		c := startCairn(t)

@@ -56,18 +56,19 @@ func attempt(t *testing.T, args ...string) <-chan string {
 // TestDeadLettersSurviveKills: a message that nobody acknowledges becomes a dead letter once, and is redriven once, whenever the broker
 // is killed.
 func TestDeadLettersSurviveKills(t *testing.T) {
+	cairnOnly(t, "it kills the broker, and asks it for its dead letters")
 	client.EnableSsl = false
 	const n = 300
 	c := startCairn(t, "--segment-size", "64MiB")
 	run(t, "group", "create", "deaf", "-n", c.fixed.NameServer, "--retries", "0")
 	run(t, "topic", "create", "poison", "-n", c.fixed.NameServer, "--queues", "2")
-	p := startProducer(t, c, "poison")
+	p := startProducer(t, c.place(), "poison")
 	for i := range n {
 		if _, err := p.Send(t.Context(), &client.Message{Topic: "poison", Body: []byte(fmt.Sprint(i))}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s := startSimple(t, c, "deaf", "poison", "*")
+	s := startSimple(t, c.place(), "deaf", "poison", "*")
 	for got := 0; got < n; {
 		for _, m := range receive(t, s, 20*time.Second) {
 			if err := s.ChangeInvisibleDuration(m, time.Millisecond); err != nil {
@@ -116,7 +117,7 @@ func TestDeadLettersSurviveKills(t *testing.T) {
 			t.Errorf("%d were left: %s", left, said)
 		}
 	}
-	again := startSimple(t, c, "counting", "poison", "*")
+	again := startSimple(t, c.place(), "counting", "poison", "*")
 	times := map[string]int{}
 	for got := 0; got < 2*n; {
 		for _, m := range receive(t, again, 20*time.Second) {

@@ -42,10 +42,11 @@ type shown struct {
 // TestOneSituationInAllViews: what a group has before it is the same on the command line, in the metrics and in what mqadmin computes,
 // before and after the broker was killed.
 func TestOneSituationInAllViews(t *testing.T) {
+	cairnOnly(t, "it kills the broker, and looks at its metrics")
 	client.EnableSsl = false
 	c := startCairn(t, "--segment-size", "64MiB")
 	run(t, "topic", "create", "counted", "-n", c.fixed.NameServer, "--queues", "1", "--attribute", "+message.type=FIFO")
-	p := startProducer(t, c, "counted")
+	p := startProducer(t, c.place(), "counted")
 	send := func(groups ...string) {
 		t.Helper()
 		for i, group := range groups {
@@ -56,7 +57,7 @@ func TestOneSituationInAllViews(t *testing.T) {
 			}
 		}
 	}
-	s := startSimple(t, c, "counters", "counted", "*")
+	s := startSimple(t, c.place(), "counters", "counted", "*")
 	began := time.Now()
 	send("acked", "held", "failed", "dead")
 	byGroup := map[string]*client.MessageView{}

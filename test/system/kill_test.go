@@ -199,6 +199,7 @@ func (l *load) check(addr string) (total int64) {
 }
 
 func TestKilledUnderLoad(t *testing.T) {
+	cairnOnly(t, "it kills the broker")
 	c := startCairn(t, "--segment-size", "256MiB")
 	l := newLoad(t)
 	run(t, "topic", "create", killTopic, "--queues", fmt.Sprint(killQueues), "-n", c.fixed.NameServer)

@@ -181,6 +181,7 @@ func (s *timers) inOrder(f *follower) {
 }
 
 func TestKilledWhileTimersFire(t *testing.T) {
+	cairnOnly(t, "it kills the broker")
 	c := startCairn(t, "--segment-size", "256MiB")
 	run(t, "topic", "create", "timers", "--queues", fmt.Sprint(killQueues), "-n", c.fixed.NameServer)
 	f := follow(t, c, "timers", killQueues)
@@ -340,6 +341,7 @@ func (s *transactions) committed() (out []int64) {
 }
 
 func TestKilledDuringTransactions(t *testing.T) {
+	cairnOnly(t, "it kills the broker")
 	c := startCairn(t, "--segment-size", "256MiB", "--transaction-timeout", "1s", "--transaction-check-interval", "1s", "--transaction-max-checks", "100")
 	run(t, "topic", "create", "transactions", "--queues", fmt.Sprint(killQueues), "-n", c.fixed.NameServer)
 	f := follow(t, c, "transactions", killQueues)

@@ -25,9 +25,10 @@ func hash(id string) uint64 {
 // once, with the id and body that it was sent with.
 func TestManyMessages(t *testing.T) {
 	client.EnableSsl = false
-	c := startCairn(t)
-	run(t, "topic", "create", "many", "--queues", "8", "-n", c.fixed.NameServer)
-	p := startProducer(t, c, "many")
+	at := start(t, settings{reference: plain.reference})
+	createTopic(t, at, "many", "NORMAL", 8)
+	createGroup(t, at, "many-group")
+	p := startProducer(t, at, "many")
 	n := *messages
 	sent, got := make([]atomic.Uint64, n), make([]atomic.Uint64, n)
 	times := make([]atomic.Int32, n)
@@ -38,7 +39,7 @@ func TestManyMessages(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	var receivers sync.WaitGroup
 	for range 2 {
-		s := startSimple(t, c, "many-group", "many", "*")
+		s := startSimple(t, at, "many-group", "many", "*")
 		for range 4 {
 			receivers.Go(func() {
 				for ctx.Err() == nil {

@@ -13,8 +13,10 @@ import (
 // The official client receives by an SQL92 expression, from a queue of which little matches and then while it waits.
 func TestOfficialClientWithSQL(t *testing.T) {
 	client.EnableSsl = false
-	c := startCairn(t, "--segment-size", "64MiB")
-	p := startProducer(t, c, "sql")
+	at := start(t, plain)
+	createTopic(t, at, "sql", "NORMAL", 8)
+	createGroup(t, at, "sql-group")
+	p := startProducer(t, at, "sql")
 	send := func(from, to int) error {
 		for i := from; i < to; i++ {
 			m := &client.Message{Topic: "sql", Body: []byte(fmt.Sprint(i))}
@@ -30,7 +32,7 @@ func TestOfficialClientWithSQL(t *testing.T) {
 		t.Fatal(err)
 	}
 	expression := client.NewFilterExpressionWithType("kind = 'odd' AND (n < 4 OR n BETWEEN 297 AND 303) -- few", client.SQL92)
-	s, err := client.NewSimpleConsumer(config(c, "sql-group"), client.WithSimpleAwaitDuration(5*time.Second),
+	s, err := client.NewSimpleConsumer(config(at, "sql-group"), client.WithSimpleAwaitDuration(5*time.Second),
 		client.WithSimpleSubscriptionExpressions(map[string]*client.FilterExpression{"sql": expression}))
 	if err != nil {
 		t.Fatal(err)

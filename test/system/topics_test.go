@@ -120,6 +120,7 @@ func oneMessageEach(t *testing.T, addr string, from, to int) {
 
 // Topics that nobody uses cost rows: no file, no goroutine, and memory within the caches' budget.
 func TestIdleTopicsCostRowsOnly(t *testing.T) {
+	cairnOnly(t, "it looks at the broker's metrics")
 	c := startCairn(t, "--segment-size", "256MiB")
 	show := func(topics int, f footprint) {
 		t.Logf("%7d topics: %4.0f goroutines, %3.0f files, %6.1f MiB resident, heap in use %6.1f MiB, index %6.1f MiB on disk, ready %s after the start",

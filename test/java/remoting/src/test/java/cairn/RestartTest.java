@@ -27,6 +27,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
 /** One of two brokers is restarted while an application goes on: it sees no error and loses nothing. */
+@OnlyCairn("brokers of a test's own, two under one name server")
 class RestartTest {
     final Map<String, String> sent = new ConcurrentHashMap<>(); // broker by message id
     final Queue<Throwable> errors = new ConcurrentLinkedQueue<>();

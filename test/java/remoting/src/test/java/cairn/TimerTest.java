@@ -36,20 +36,20 @@ class TimerTest {
         DelayTest.Arrivals got = new DelayTest.Arrivals(topic);
         long began = System.currentTimeMillis();
         Message seconds = DelayTest.message(topic, "by seconds");
-        seconds.setDelayTimeSec(2);
+        seconds.setDelayTimeSec(6);
         assertNotNull(producer.send(seconds).getRecallHandle());
         Message at = DelayTest.message(topic, "at a time");
-        at.setDeliverTimeMs(began + 1500);
+        at.setDeliverTimeMs(began + 4000);
         assertNotNull(producer.send(at).getRecallHandle());
         Message ms = DelayTest.message(topic, "by ms");
-        ms.setDelayTimeMs(1000);
+        ms.setDelayTimeMs(2000);
         assertNotNull(producer.send(ms).getRecallHandle());
         Message past = DelayTest.message(topic, "past");
         past.setDeliverTimeMs(began - 1000);
         assertNull(producer.send(past).getRecallHandle());
         long took = System.currentTimeMillis() - began;
         RemotingTest.eventually(40, "all consumed", () -> got.bodies.size() >= 4);
-        got.check(Map.of("past", began, "by ms", began + 1000, "at a time", began + 1500, "by seconds", began + 2000), took);
+        got.check(Map.of("past", began, "by ms", began + 2000, "at a time", began + 4000, "by seconds", began + 6000), took);
         got.consumer.shutdown();
     }
 
@@ -58,10 +58,10 @@ class TimerTest {
         String topic = RemotingTest.topic("recall", 1);
         DelayTest.Arrivals got = new DelayTest.Arrivals(topic);
         Message gone = DelayTest.message(topic, "recalled");
-        gone.setDelayTimeMs(2000);
+        gone.setDelayTimeMs(4000);
         SendResult recalled = producer.send(gone);
         Message stays = DelayTest.message(topic, "delivered");
-        stays.setDelayTimeMs(2100);
+        stays.setDelayTimeMs(6000);
         SendResult delivered = producer.send(stays);
         for (int i = 0; i < 2; i++) {
             assertEquals(recalled.getMsgId(), producer.recallMessage(topic, recalled.getRecallHandle()));

@@ -12,10 +12,14 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicReference;
+import java.util.regex.MatchResult;
+import java.util.regex.Pattern;
+import java.util.stream.Collectors;
 import org.apache.rocketmq.client.consumer.DefaultLitePullConsumer;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
@@ -28,8 +32,10 @@ import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 
 /** Groups with virtual queues: ordinary pulling consumers, more than there are queues, all with work. */
+@OnlyCairn("virtual queues")
 class VirtualQueuesTest {
     static final int MESSAGES = Integer.getInteger("cairn.messages", 20_000);
+    static final Pattern LAG = Pattern.compile("\"lag\": *(\\d+)");
 
     @BeforeAll
     static void start() throws Exception {
@@ -43,10 +49,29 @@ class VirtualQueuesTest {
 
     /** The group is made, or changed under its consumers, as an operator does it: the client of 4.9 knows no attributes. */
     static void virtual(String group, boolean on) throws Exception {
-        Process p = new ProcessBuilder(System.getProperty("cairn.bin"), "group", "create", group, "--attributes", "+queues.virtual=" + on,
-            "--nameserver", RemotingTest.NAMESRV).redirectErrorStream(true).start();
+        cairn("group", "create", group, "--attributes", "+queues.virtual=" + on);
+    }
+
+    /** What the command line says. */
+    static String cairn(String... args) throws Exception {
+        List<String> command = new ArrayList<>(List.of(System.getProperty("cairn.bin"), "--nameserver", RemotingTest.NAMESRV));
+        command.addAll(1, List.of(args));
+        Process p = new ProcessBuilder(command).redirectErrorStream(true).start();
         String said = new String(p.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
         assertEquals(0, p.waitFor(), said);
+        return said;
+    }
+
+    /** Waits until the broker knows that the group has consumed everything: then nothing is left that could come once more. */
+    static void settled(String group) throws Exception {
+        RemotingTest.eventually(60, group + " has committed everything", () -> {
+            try {
+                List<MatchResult> lags = LAG.matcher(cairn("group", "show", group, "-o", "json")).results().collect(Collectors.toList());
+                return !lags.isEmpty() && lags.stream().allMatch(m -> m.group(1).equals("0"));
+            } catch (Exception e) {
+                throw new IllegalStateException(e);
+            }
+        });
     }
 
     /** Messages of 100 at a time go to one queue after the other. */
@@ -85,7 +110,7 @@ class VirtualQueuesTest {
             c.registerMessageListener((MessageListenerConcurrently) (ms, ctx) -> {
                 System.out.println("has " + ms.get(0).getMsgId());
                 try {
-                    TimeUnit.HOURS.sleep(1);
+                    new CountDownLatch(1).await();
                 } catch (InterruptedException e) {
                     Thread.currentThread().interrupt();
                 }
@@ -93,7 +118,7 @@ class VirtualQueuesTest {
             });
             c.start();
             System.out.println("started");
-            TimeUnit.HOURS.sleep(1);
+            new CountDownLatch(1).await();
         }
     }
 
@@ -142,11 +167,11 @@ class VirtualQueuesTest {
             int half = MESSAGES / 2;
             send(topic, 0, half, sent);
             // it may begin to pull when the others have got all of these
-            for (int more = 0; more < 100 && !said.get().contains("has "); more++, half += 100) {
+            for (long end = System.nanoTime() + TimeUnit.SECONDS.toNanos(60); !said.get().contains("has "); half += 100) {
+                assertTrue(System.nanoTime() < end, "the twelfth has got nothing");
                 send(topic, half, half + 100, sent);
-                TimeUnit.MILLISECONDS.sleep(100);
+                RemotingTest.eventually(60, "the last ones are with somebody", () -> box.seen.size() >= sent.size() || said.get().contains("has "));
             }
-            RemotingTest.eventually(10, "the twelfth has got something", () -> said.get().contains("has "));
             synchronized (held) {
                 held.forEach(id -> assertTrue(!box.seen.containsKey(id), id + " is with two consumers"));
             }
@@ -154,7 +179,7 @@ class VirtualQueuesTest {
             int all = half + MESSAGES / 2;
             send(topic, half, all, sent);
             RemotingTest.eventually(60, "all consumed", () -> box.seen.size() >= sent.size());
-            TimeUnit.SECONDS.sleep(2); // for what would come twice
+            settled(group);
             assertEquals(all, sent.size());
             box.check(sent);
             counts.forEach(n -> assertTrue(n.get() > MESSAGES / 100, "one of eleven consumers got " + n + " of " + MESSAGES + " messages: " + counts));
@@ -180,20 +205,21 @@ class VirtualQueuesTest {
         }
         Map<String, String> sent = new ConcurrentHashMap<>();
         AtomicBoolean over = new AtomicBoolean();
-        AtomicReference<Exception> failed = new AtomicReference<>();
+        AtomicReference<Throwable> failed = new AtomicReference<>();
         Thread sender = new Thread(() -> {
             try {
                 for (int i = 0; i < MESSAGES || !over.get(); i += 100) {
                     send(topic, i, i + 100, sent);
-                    TimeUnit.MILLISECONDS.sleep(60);
+                    RemotingTest.eventually(60, "few messages wait", () -> box.seen.size() + 200 > sent.size());
                 }
-            } catch (Exception e) {
+            } catch (Throwable e) {
                 failed.set(e);
             }
         });
         sender.start();
         for (boolean on : new boolean[] {true, false, true, false}) {
-            TimeUnit.SECONDS.sleep(3);
+            int before = box.seen.size();
+            RemotingTest.eventually(60, "consumers are at work", () -> box.seen.size() >= before + 2000 || failed.get() != null);
             virtual(group, on);
             RemotingTest.eventually(30, "consumers know that virtual queues are " + on, () -> queues(topic, consumers) == (on ? 24 : 4));
         }
@@ -276,7 +302,7 @@ class VirtualQueuesTest {
             RemotingTest.producer.send(RemotingTest.message(topic, "t", "", "again" + i));
         }
         RemotingTest.eventually(60, "all again", () -> again.seen.size() >= 50);
-        TimeUnit.SECONDS.sleep(2);
+        settled(group);
         assertEquals(50, times.get());
         assertEquals(50, again.seen.size());
         again.seen.forEach((id, n) -> assertEquals(1, n.get(), id));
