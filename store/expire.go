@@ -7,6 +7,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/cairnmq/cairn/commitlog"
 	"github.com/cairnmq/cairn/delay"
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
@@ -33,6 +34,16 @@ func (s *Store) Expire(ctx context.Context, now time.Time) error {
 	defer s.expiring.Unlock()
 	cutoff := now.Add(-s.opts.Retention).UnixMilli()
 	left := kvindex.HourOf(max(cutoff, 0)) // the oldest hour that may have something to keep
+	if s.opts.Tier != nil {
+		if err := s.Offload(ctx, cutoff); err != nil {
+			return err
+		}
+		done, err := s.offloaded()
+		if err != nil {
+			return fmt.Errorf("store: expire: %w", err)
+		}
+		left = min(left, kvindex.HourOf(done.until))
+	}
 	for hour := uint32(0); hour < left; hour++ {
 		b, ok, err := s.firstBucket(hour)
 		if err != nil {
@@ -46,8 +57,10 @@ func (s *Store) Expire(ctx context.Context, now time.Time) error {
 		}
 		hour = b.hour
 	}
-	if err := s.carryTimers(ctx, left); err != nil {
-		return fmt.Errorf("store: carry timers forward: %w", err)
+	if s.opts.Tier == nil { // which has their bodies
+		if err := s.carryTimers(ctx, left); err != nil {
+			return fmt.Errorf("store: carry timers forward: %w", err)
+		}
 	}
 	if err := s.deleteSegments(ctx, cutoff); err != nil {
 		return fmt.Errorf("store: delete old segments: %w", err)
@@ -236,6 +249,16 @@ func (s *Store) deletable(cutoff int64) (int64, error) {
 	return newest - 1, err
 }
 
+// mayGo says which segments hold nothing that is wanted here.
+func (s *Store) mayGo(cutoff int64) (func(*commitlog.SegmentInfo) bool, error) {
+	if s.opts.Tier != nil {
+		done, err := s.offloaded()
+		return func(seg *commitlog.SegmentInfo) bool { return seg.Start < done.end }, err
+	}
+	newest, err := s.deletable(cutoff)
+	return func(seg *commitlog.SegmentInfo) bool { return seg.Newest <= newest }, err
+}
+
 // giveUpHalves ends the transactions of half messages before a position: their bodies leave the log.
 func (s *Store) giveUpHalves(ctx context.Context, before record.Position) error {
 	for _, parked := range []bool{false, true} {
@@ -263,9 +286,9 @@ func (s *Store) giveUpHalves(ctx context.Context, before record.Position) error 
 	return nil
 }
 
-// deleteSegments deletes the segments that hold nothing which is wanted by what is not older than cutoff (ms).
+// deleteSegments deletes the segments that hold nothing which is wanted by what is not older than cutoff (ms), or which the tier has.
 func (s *Store) deleteSegments(ctx context.Context, cutoff int64) error {
-	newest, err := s.deletable(cutoff)
+	may, err := s.mayGo(cutoff)
 	if err != nil {
 		return err
 	}
@@ -275,8 +298,9 @@ func (s *Store) deleteSegments(ctx context.Context, cutoff int64) error {
 	}
 	keep := s.applied.Load().End
 	until := record.Position(-1) // end of the last segment to go
-	for _, seg := range segments {
-		if seg.Active || seg.End > keep || seg.Newest > newest {
+	for i := range segments {
+		seg := &segments[i]
+		if seg.Active || seg.End > keep || !may(seg) {
 			break
 		}
 		until = seg.End
@@ -284,8 +308,10 @@ func (s *Store) deleteSegments(ctx context.Context, cutoff int64) error {
 	if until < 0 {
 		return nil
 	}
-	if err := s.giveUpHalves(ctx, until); err != nil {
-		return err
+	if s.opts.Tier == nil {
+		if err := s.giveUpHalves(ctx, until); err != nil {
+			return err
+		}
 	}
 	at, err := s.flushView()
 	if err != nil {

@@ -133,7 +133,7 @@ const searchedEntries = 64 << 10
 
 // locateEntry finds the entry of a queue that points at pos, which came there at the time since (ms) or somewhat later.
 func (s *Store) locateEntry(queue queueKey, pos record.Position, since int64) (located, error) {
-	from, _, end, err := s.searchRuns(queue.topic, queue.queue, func(r run) bool { return r.timestamp >= since })
+	from, _, end, err := s.searchTime(queue.topic, queue.queue, since)
 	if err != nil {
 		return located{}, err
 	}

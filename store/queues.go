@@ -257,14 +257,20 @@ func (f *queueFold) indexKeys(b *kvindex.Batch, hour uint32, topic kvindex.ID, a
 	}
 	f.val = binary.AppendUvarint(f.val[:0], uint64(offset))
 	f.val = binary.AppendUvarint(f.val, uint64(size))
-	if id := f.props.uniqueID; len(id) > 0 {
-		f.key = kvindex.AppendKeyIndexKey(f.key[:0], hour, topic, kvindex.IndexUniqueID, hashBytes(kvindex.IndexUniqueID, id), b.Timestamp(), int64(at))
+	f.props.eachKey(func(kind kvindex.IndexKind, hash uint64) {
+		f.key = kvindex.AppendKeyIndexKey(f.key[:0], hour, topic, kind, hash, b.Timestamp(), int64(at))
 		b.Put(f.key, f.val)
+	})
+}
+
+// eachKey calls f for the unique id and for each of the first words of the keys.
+func (p *properties) eachKey(f func(kind kvindex.IndexKind, hash uint64)) {
+	if len(p.uniqueID) > 0 {
+		f(kvindex.IndexUniqueID, hashBytes(kvindex.IndexUniqueID, p.uniqueID))
 	}
 	words := 0
-	eachWord(f.props.keys, func(word []byte) bool {
-		f.key = kvindex.AppendKeyIndexKey(f.key[:0], hour, topic, kvindex.IndexKey, hashBytes(kvindex.IndexKey, word), b.Timestamp(), int64(at))
-		b.Put(f.key, f.val)
+	eachWord(p.keys, func(word []byte) bool {
+		f(kvindex.IndexKey, hashBytes(kvindex.IndexKey, word))
 		words++
 		return words < indexedWords
 	})

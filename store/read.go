@@ -53,27 +53,31 @@ type Entry struct {
 
 // Bounds of a queue: min is the first offset that is there, max the next one to be given. 0, 0 for a queue never written.
 func (s *Store) Bounds(topic kvindex.ID, queue int32) (min, max int64, err error) {
-	k := queueKey{topic, queue}
+	q, err := s.boundsOf(queueKey{topic, queue})
+	return q.min, q.max, err
+}
+
+func (s *Store) boundsOf(k queueKey) (bounds, error) {
 	q, ok, epoch := s.queues.bounds.Get(k)
 	if ok {
-		return q.min, q.max, nil
+		return q, nil
 	}
 	sc := scratches.Get().(*scratch)
 	defer scratches.Put(sc)
-	sc.lower = kvindex.AppendQueueKey(sc.lower[:0], topic, queue)
+	sc.lower = kvindex.AppendQueueKey(sc.lower[:0], k.topic, k.queue)
 	val, ok, err := s.engine.Get(sc.lower, sc.val)
 	if err != nil {
-		return 0, 0, fmt.Errorf("store: read bounds of topic id %d queue %d: %w", topic, queue, err)
+		return bounds{}, fmt.Errorf("store: read bounds of topic id %d queue %d: %w", k.topic, k.queue, err)
 	}
 	if !ok {
-		return 0, 0, nil // not cached: to the fold, a cached queue's topic exists
+		return bounds{}, nil // not cached: to the fold, a cached queue's topic exists
 	}
 	sc.val = val
 	if q, err = decodeBounds(val); err != nil {
-		return 0, 0, err
+		return bounds{}, err
 	}
 	s.queues.bounds.Fill(k, q, epoch)
-	return q.min, q.max, nil
+	return q, nil
 }
 
 // runsOf iterates the run rows of a queue whose last offset is at least from.
@@ -98,9 +102,18 @@ func (s *Store) Entries(topic kvindex.ID, queue int32, offset int64, max int, ds
 	if max <= 0 {
 		return dst, nil
 	}
-	_, high, err := s.Bounds(topic, queue)
-	if err != nil || offset >= high {
+	k := queueKey{topic, queue}
+	q, err := s.boundsOf(k)
+	if err != nil || offset >= q.max {
 		return dst, err
+	}
+	begin, end := len(dst), len(dst)+max
+	if offset < q.local && q.min < q.local {
+		dst, err = s.coldEntries(k, q, atLeast(offset, q.min), dst, end)
+		if err != nil || len(dst) == end || len(dst) > begin && dst[len(dst)-1].Offset < q.local-1 {
+			return dst, err
+		}
+		offset = q.local
 	}
 	it, err := s.runsOf(topic, queue, offset)
 	if err != nil {
@@ -111,21 +124,22 @@ func (s *Store) Entries(topic kvindex.ID, queue int32, offset int64, max int, ds
 			err = fmt.Errorf("store: read topic id %d queue %d: %w", topic, queue, cerr)
 		}
 	}()
-	end := len(dst) + max
 	for ok := it.First(); ok && len(dst) < end; ok = it.Next() {
-		if dst, err = appendEntries(dst, it, offset, end); err != nil {
+		if dst, err = appendEntries(dst, lastOffset(it.Key()), it.Value(), offset, end); err != nil {
 			return dst, err
 		}
 	}
-	for end -= max; len(dst) > end && dst[len(dst)-1].Offset >= high; {
+	for len(dst) > begin && dst[len(dst)-1].Offset >= q.max {
 		dst = dst[:len(dst)-1]
 	}
 	return dst, it.Error()
 }
 
-// appendEntries appends those of the run under the iterator that are not before offset, until dst has end entries.
-func appendEntries(dst []Entry, it kvindex.Iter, offset int64, end int) ([]Entry, error) {
-	r, err := openRun(lastOffset(it.Key()), it.Value())
+func atLeast(offset, least int64) int64 { return max(offset, least) }
+
+// appendEntries appends those entries of a run that are not before offset, until dst has end entries.
+func appendEntries(dst []Entry, last int64, val []byte, offset int64, end int) ([]Entry, error) {
+	r, err := openRun(last, val)
 	if err != nil {
 		return dst, err
 	}
@@ -209,7 +223,7 @@ func (s *Store) readSpan(span []Entry, buf *Buffer) (int, error) {
 	n := int(last.Position-start) + int(last.Size)
 	out := len(buf.B)
 	buf.B = slices.Grow(buf.B, n)
-	raw, err := s.log.ReadRaw(start, n, buf.B[out:out+n])
+	raw, err := s.readRaw(start, n, buf.B[out:out+n])
 	if err != nil {
 		return 0, fmt.Errorf("store: read %d messages at %d: %w", len(span), start, err)
 	}
@@ -263,7 +277,7 @@ func (s *Store) ReadStored(pos record.Position, size int32, buf *Buffer) ([]byte
 		return buf.B[from:], nil
 	}
 	buf.B = slices.Grow(buf.B, int(size))
-	raw, err := s.log.ReadRaw(pos, int(size), buf.B[from:from+int(size)])
+	raw, err := s.readRaw(pos, int(size), buf.B[from:from+int(size)])
 	if err != nil {
 		return nil, fmt.Errorf("store: read message at %d: %w", pos, err)
 	}

@@ -29,15 +29,15 @@ func (s *Store) OffsetByTime(topic kvindex.ID, queue int32, ms int64, b Boundary
 	if b == Upper && ms < math.MaxInt64 {
 		after++
 	}
-	found, first, end, err := s.searchRuns(topic, queue, func(r run) bool {
-		return r.timestamp >= after && !(b == Upper && ms == math.MaxInt64)
-	})
+	found, first, end, err := s.searchTime(topic, queue, after)
 	if err != nil {
 		return 0, err
 	}
 	if first == end {
-		_, end, err = s.Bounds(topic, queue)
-		return end, err
+		return end, nil
+	}
+	if b == Upper && ms == math.MaxInt64 {
+		found = end
 	}
 	if b == Upper {
 		return max(found-1, first), nil
@@ -148,7 +148,7 @@ func (s *Store) readRecord(pos record.Position, buf *Buffer) (record.Record, err
 	const guess = 4 << 10
 	buf.B = slices.Grow(buf.B, guess)
 	room := buf.B[len(buf.B):cap(buf.B)]
-	raw, err := s.log.ReadRaw(pos, guess, room[:guess])
+	raw, err := s.readRaw(pos, guess, room[:guess])
 	if err != nil {
 		return record.Record{}, notFoundOr(pos, err)
 	}
@@ -169,7 +169,7 @@ func (s *Store) readRecord(pos record.Position, buf *Buffer) (record.Record, err
 		if magic := binary.BigEndian.Uint32(raw[head+4:]); magic != message.MagicV1 && magic != message.MagicV2 {
 			return record.Record{}, ErrNotFound
 		}
-		if raw, err = s.log.ReadRaw(pos, size, room); err != nil {
+		if raw, err = s.readRaw(pos, size, room); err != nil {
 			return record.Record{}, notFoundOr(pos, err)
 		}
 	}

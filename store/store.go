@@ -33,6 +33,7 @@ import (
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
 	"github.com/cairnmq/cairn/pop"
+	"github.com/cairnmq/cairn/tiered"
 	"github.com/cairnmq/cairn/txn"
 )
 
@@ -57,8 +58,10 @@ type Options struct {
 	Mode        commitlog.Mode // default commitlog.ModeSync
 	Interval    time.Duration  // default 200 ms, commitlog.ModeInterval only
 	Retention   time.Duration  // how long messages stay, default 72 h
-	Clock       clock.Clock    // default clock.System
-	Logger      zerolog.Logger
+	// Tier has what is no more here; nil: there is none. Whoever opened it closes it after the store.
+	Tier   *tiered.Tier
+	Clock  clock.Clock // default clock.System
+	Logger zerolog.Logger
 	// OnApplied is called by the folder goroutine after each applied batch became visible; it must not block. The slice is
 	// reused after it returns.
 	OnApplied func(arrivals []Arrival)
@@ -94,6 +97,8 @@ type Store struct {
 	failed  atomic.Pointer[error] // why the view stopped
 	stuck   atomic.Pointer[error] // why it waits, while it does
 	quit    chan struct{}         // closed by Close
+	open    context.Context       // ended by Close, for reads of the tier
+	shut    context.CancelFunc
 	durable durable
 
 	expiring sync.Mutex // one Expire at a time
@@ -165,6 +170,7 @@ func open(ctx context.Context, opts Options, more moreFolds) (_ *Store, err erro
 		return nil, err
 	}
 	s := &Store{opts: opts, more: more, quit: make(chan struct{})}
+	s.open, s.shut = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.release())
@@ -309,6 +315,7 @@ func (s *Store) viewError() error {
 func (s *Store) Close() error {
 	s.closing.Do(func() {
 		close(s.quit)
+		s.shut()
 		err := s.finishLog()
 		s.durable.wait()
 		if err == nil && s.viewError() == nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 
+	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
 )
 
@@ -29,6 +30,15 @@ type Runs struct {
 // few of them. What a table has of a queue is remembered.
 func (t *Tier) Runs(ctx context.Context, topic kvindex.ID, queue int32, from int64) *Runs {
 	return &Runs{tier: t, ctx: ctx, topic: topic, queue: queue, from: max(from, 0)}
+}
+
+// RunsFrom is Runs for who knows that the part which begins at start has the offset: no other table is asked where it is.
+func (t *Tier) RunsFrom(ctx context.Context, start record.Position, topic kvindex.ID, queue int32, from int64) *Runs {
+	r := t.Runs(ctx, topic, queue, from)
+	if parts := t.parts(); len(parts) > 0 {
+		r.parts, r.placed = parts[partAt(parts, start):], true
+	}
+	return r
 }
 
 // Next goes to the next run; false at the end and after an error, which Close returns.

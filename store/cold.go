@@ -1,0 +1,219 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cairnmq/cairn/commitlog"
+	"github.com/cairnmq/cairn/internal/record"
+	"github.com/cairnmq/cairn/kvindex"
+)
+
+// ErrNoTier says that what is asked for is in the tier, and that the store was opened without one.
+var ErrNoTier = errors.New("this is in the tier, and no tier is configured")
+
+// coldTimeout bounds a read of the tier: who reads gets an error, and asks again, when the object store is out of reach.
+const coldTimeout = 30 * time.Second
+
+// coldContext is that of one read of the tier.
+func (s *Store) coldContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(s.open, coldTimeout)
+}
+
+// readRaw is ReadRaw of the log, or of the tier where the log has no more what is at pos.
+func (s *Store) readRaw(pos record.Position, n int, buf []byte) ([]byte, error) {
+	raw, err := s.log.ReadRaw(pos, n, buf)
+	if s.opts.Tier == nil || !errors.Is(err, commitlog.ErrGone) {
+		return raw, err
+	}
+	ctx, cancel := s.coldContext()
+	defer cancel()
+	return s.opts.Tier.ReadRaw(ctx, pos, n, buf)
+}
+
+// tierQueueAt finds what the tier has of a queue from an offset on; false when it has nothing.
+func (s *Store) tierQueueAt(k queueKey, offset int64) (at tierQueue, ok bool, err error) {
+	it, err := s.tierQueues(k)
+	if err != nil {
+		return tierQueue{}, false, err
+	}
+	defer func() {
+		if cerr := it.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	if !it.SeekGE(kvindex.AppendTierQueueKey(nil, k.topic, k.queue, offset)) {
+		return tierQueue{}, false, it.Error()
+	}
+	at, err = decodeTierQueue(lastOffset(it.Key()), it.Value())
+	return at, err == nil, err
+}
+
+// tierQueues iterates what the parts of the tier have of a queue.
+func (s *Store) tierQueues(k queueKey) (kvindex.Iter, error) {
+	it, err := s.engine.NewIter(kvindex.AppendTierQueueKey(nil, k.topic, k.queue, 0),
+		kvindex.AppendTierQueueKey(nil, k.topic, k.queue, maxOffset))
+	if err != nil {
+		return nil, fmt.Errorf("store: read the tier's topic id %d queue %d: %w", k.topic, k.queue, err)
+	}
+	return it, nil
+}
+
+// coldEntries appends entries that are in the tier, from offset on, until dst has end of them or those begin that the index has.
+func (s *Store) coldEntries(k queueKey, q bounds, offset int64, dst []Entry, end int) (_ []Entry, err error) {
+	if s.opts.Tier == nil {
+		return dst, fmt.Errorf("store: read topic id %d queue %d at offset %d: %w", k.topic, k.queue, offset, ErrNoTier)
+	}
+	at, ok, err := s.tierQueueAt(k, offset)
+	if err != nil || !ok {
+		return dst, err
+	}
+	ctx, cancel := s.coldContext()
+	defer cancel()
+	runs := s.opts.Tier.RunsFrom(ctx, at.part, k.topic, k.queue, offset)
+	defer func() {
+		if cerr := runs.Close(); err == nil && cerr != nil {
+			err = fmt.Errorf("store: read topic id %d queue %d from the tier: %w", k.topic, k.queue, cerr)
+		}
+	}()
+	for len(dst) < end && runs.Next() {
+		if runs.Last() >= q.local { // uploaded, and still here
+			break
+		}
+		if dst, err = appendEntries(dst, runs.Last(), runs.Value(), offset, end); err != nil {
+			return dst, err
+		}
+	}
+	return dst, nil
+}
+
+// searchTime finds the first offset of a queue that became visible at or after a time (ms). first and end are the queue's bounds,
+// equal when it is empty; found is end when there is none.
+func (s *Store) searchTime(topic kvindex.ID, queue int32, since int64) (found, first, end int64, err error) {
+	k := queueKey{topic, queue}
+	q, err := s.boundsOf(k)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	if q.min < q.local {
+		found, ok, err := s.searchTier(k, q, since)
+		if err != nil || ok {
+			return found, q.min, q.max, err
+		}
+	}
+	found, first, end, err = s.searchRuns(topic, queue, func(r run) bool { return r.timestamp >= since })
+	switch {
+	case err != nil:
+		return 0, 0, 0, err
+	case first == end: // all of it is in the tier, or there is nothing
+		return q.max, q.min, q.max, nil
+	}
+	return found, min(first, q.min), end, nil
+}
+
+// searchTier finds the first offset of what the tier has of a queue that became visible at or after a time (ms); ok is false when
+// all of it came before.
+func (s *Store) searchTier(k queueKey, q bounds, since int64) (found int64, ok bool, err error) {
+	at, ok, err := s.tierQueueSince(k, q, since)
+	if err != nil || !ok {
+		return 0, false, err
+	}
+	if at.from >= since {
+		return max(at.first, q.min), true, nil
+	}
+	if s.opts.Tier == nil {
+		return 0, false, fmt.Errorf("store: search topic id %d queue %d: %w", k.topic, k.queue, ErrNoTier)
+	}
+	ctx, cancel := s.coldContext()
+	defer cancel()
+	runs := s.opts.Tier.RunsFrom(ctx, at.part, k.topic, k.queue, max(at.first, q.min))
+	defer func() {
+		if cerr := runs.Close(); err == nil && cerr != nil {
+			err = fmt.Errorf("store: search topic id %d queue %d in the tier: %w", k.topic, k.queue, cerr)
+		}
+	}()
+	for runs.Next() {
+		r, err := openRun(runs.Last(), runs.Value())
+		if err != nil {
+			return 0, false, err
+		}
+		if r.timestamp >= since {
+			return max(r.first, q.min), true, nil
+		}
+	}
+	return 0, false, nil
+}
+
+// tierQueueSince finds the first part whose entries of a queue do not all come before a time (ms), in as many seeks as the logarithm
+// of the number of offsets says.
+func (s *Store) tierQueueSince(k queueKey, q bounds, since int64) (at tierQueue, ok bool, err error) {
+	it, err := s.tierQueues(k)
+	if err != nil {
+		return tierQueue{}, false, err
+	}
+	defer func() {
+		if cerr := it.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	low, high := q.min, q.local // the first offset of the answer is in [low, high]
+	var key []byte
+	for low < high {
+		key = kvindex.AppendTierQueueKey(key[:0], k.topic, k.queue, low+(high-low)/2)
+		if !it.SeekGE(key) {
+			return tierQueue{}, false, errors.Join(it.Error(), fmt.Errorf("store: no part of the tier has %x: %w", key, errMalformed))
+		}
+		t, err := decodeTierQueue(lastOffset(it.Key()), it.Value())
+		if err != nil {
+			return tierQueue{}, false, err
+		}
+		if t.to >= since {
+			at, ok, high = t, true, max(t.first, q.min)
+		} else {
+			low = t.last + 1
+		}
+	}
+	return at, ok, nil
+}
+
+// firstKeyTime is the time (ms) from which on the index has all keys; those of before are in the tier.
+func (s *Store) firstKeyTime() (int64, error) {
+	b, ok, err := s.firstBucket(0)
+	if err != nil || !ok {
+		return s.applied.Load().Timestamp + 1, err
+	}
+	return int64(b.hour) * int64(time.Hour/time.Millisecond), nil
+}
+
+// eachColdHit walks the tier's keys of times that the index has no more, from end back to begin (ms).
+func (s *Store) eachColdHit(topic kvindex.ID, kind kvindex.IndexKind, key string, begin, end int64,
+	f func(hit) (more bool, err error),
+) (err error) {
+	if s.opts.Tier == nil {
+		return nil
+	}
+	first, err := s.firstKeyTime()
+	if err != nil {
+		return err
+	}
+	if end = min(end, first-1); begin > end {
+		return nil
+	}
+	ctx, cancel := s.coldContext()
+	defer cancel()
+	rows := s.opts.Tier.Keys(ctx, topic, kind, kind.Hash(key), begin, end)
+	defer func() {
+		if cerr := rows.Close(); err == nil && cerr != nil {
+			err = fmt.Errorf("store: query the tier's keys: %w", cerr)
+		}
+	}()
+	for rows.Next() {
+		r := rows.Row()
+		if more, err := f(hit{position: r.Position, size: r.Size, offset: unknownOffset}); err != nil || !more {
+			return err
+		}
+	}
+	return nil
+}
