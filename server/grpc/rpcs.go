@@ -88,7 +88,7 @@ var adminNotes = map[string]string{
 	"DescribeTopicStatus":       "the tags are the topic's attributes; the type of a MIXED topic is UNSPECIFIED",
 	"ListSubscription":          "also where a group has a place without anybody who subscribes (online is false, no expression)",
 	"DescribeSubscription":      "of the consumers that are online",
-	"DeleteSubscription":        "of a consumer that is online: PRECONDITION_FAILED; of a group that only has a place there: UNSUPPORTED, it goes with the group",
+	"DeleteSubscription":        "of a consumer that is online: PRECONDITION_FAILED; otherwise the place of the group in the topic goes, with what it has in flight there",
 	"DescribeGroupAccumulation": "the accumulation is all that is not settled, also what is delayed or waits for its message group; lite topics: UNSUPPORTED",
 	"ListConsumerConnection":    "over both protocols; lite topics: UNSUPPORTED",
 	"ResetGroupOffset":          "all queues of the topic, at once",
