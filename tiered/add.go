@@ -11,7 +11,8 @@ import (
 )
 
 // Add puts the objects of a part that lies behind all others, log for its bodies and table for its rows, reads both back, and then names
-// the part in the manifest: what was added can be read from then on. The part's Generation is chosen here. Errors: *DamageError when the
+// the part in the manifest: what was added can be read from then on. The part's Generation is chosen here, another one at each try: the
+// objects of a try that was broken off may be there, and a manifest whose answer was lost may name them. Errors: *DamageError when the
 // store gives back something else, those of Manifests.Commit, the store's. After an error the part is not there, or it is whole; objects
 // that no manifest names are for Orphans.
 func (t *Tier) Add(ctx context.Context, p Part, log, table io.ReadSeeker) (Part, error) {
@@ -19,7 +20,7 @@ func (t *Tier) Add(ctx context.Context, p Part, log, table io.ReadSeeker) (Part,
 	if view == nil {
 		return p, ErrNoManifest
 	}
-	p.Generation = view.Generation + 1
+	p.Generation = newGeneration()
 	for i := range view.Parts {
 		if view.Parts[i].Start == p.Start {
 			return p, fmt.Errorf("tiered: add the part at %d: it is there", p.Start)
@@ -28,17 +29,8 @@ func (t *Tier) Add(ctx context.Context, p Part, log, table io.ReadSeeker) (Part,
 	if err := p.check(); err != nil {
 		return p, fmt.Errorf("tiered: add: %w", err)
 	}
-	for _, o := range []struct {
-		name    string
-		content io.ReadSeeker
-		sum     Sum
-	}{{p.LogName(), log, Sum{p.LogBytes, p.LogCRC}}, {p.TableName(), table, Sum{p.TableBytes, p.TableCRC}}} {
-		if err := t.fetch.store.Put(ctx, o.name, o.content, o.sum.Bytes); err != nil {
-			return p, wrapStore("put", o.name, err)
-		}
-		if err := readBack(ctx, t.fetch.store, o.name, o.sum); err != nil {
-			return p, err
-		}
+	if err := t.putPart(ctx, &p, log, table); err != nil {
+		return p, err
 	}
 	_, err := t.manifests.Commit(ctx, func(next *Manifest) error {
 		if n := len(next.Parts); n > 0 && next.Parts[n-1].Start >= p.Start {
@@ -51,6 +43,23 @@ func (t *Tier) Add(ctx context.Context, p Part, log, table io.ReadSeeker) (Part,
 		return nil
 	})
 	return p, err
+}
+
+// putPart puts the objects of a part and reads both back.
+func (t *Tier) putPart(ctx context.Context, p *Part, log, table io.ReadSeeker) error {
+	for _, o := range []struct {
+		name    string
+		content io.ReadSeeker
+		sum     Sum
+	}{{p.LogName(), log, Sum{p.LogBytes, p.LogCRC}}, {p.TableName(), table, Sum{p.TableBytes, p.TableCRC}}} {
+		if err := t.fetch.store.Put(ctx, o.name, o.content, o.sum.Bytes); err != nil {
+			return wrapStore("put", o.name, err)
+		}
+		if err := readBack(ctx, t.fetch.store, o.name, o.sum); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // readBack reads an object and compares its length and checksum.

@@ -8,6 +8,9 @@ import (
 // ErrClosed refuses reads from a tier that is closed.
 var ErrClosed = errors.New("tiered: closed")
 
+// ErrNotLoaded refuses reads from a tier whose manifest could not be read yet; it comes with the reason.
+var ErrNotLoaded = errors.New("tiered: the manifest is not here yet")
+
 // DamageError says that an object does not hold what was written to it. What is read from the store is read twice before it
 // is believed, so it is the object that is damaged and not an answer.
 type DamageError struct {

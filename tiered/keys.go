@@ -76,6 +76,9 @@ func (k *Keys) drop() {
 
 func (k *Keys) step() (bool, error) {
 	if !k.placed {
+		if err := k.tier.loading.wait(k.ctx); err != nil {
+			return false, err
+		}
 		parts := k.tier.parts()
 		k.parts, k.placed = parts[:newestUntil(parts, k.end)], true
 	}

@@ -1,9 +1,11 @@
 package tiered
 
 import (
+	"crypto/rand"
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cairnmq/cairn/internal/record"
 )
@@ -15,6 +17,14 @@ const (
 	snapshotsPrefix = "snapshots/"
 	pagePrefix      = manifestPrefix + "page-"
 )
+
+// newGeneration makes a generation for names of objects that no other try at any object has, of this process or another: the time in
+// ms since 1970, and sixteen random bits.
+func newGeneration() uint64 {
+	var b [2]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return uint64(time.Now().UnixMilli())<<16 | uint64(le.Uint16(b[:]))
+}
 
 // LogName is the name of a part's bodies object. The generation tells it from another try at uploading the same segment, and
 // from what compaction made of it.

@@ -81,6 +81,9 @@ func (r *Runs) drop() {
 }
 
 func (r *Runs) step() (bool, error) {
+	if err := r.tier.loading.wait(r.ctx); err != nil {
+		return false, err
+	}
 	if !r.placed {
 		if err := r.place(); err != nil {
 			return false, err

@@ -39,16 +39,29 @@ type Tier struct {
 	fetch     *fetcher
 	tables    *tables
 	streams   *streams
+	loading   *loading
 }
 
-// Open loads the newest manifest; a tier without one is empty. The store stays the caller's. Errors: *LostError, *DamageError,
-// the store's, that the disk cache's folder cannot be used.
+// Open makes a tier and loads its newest manifest; a tier without one is empty. The store stays the caller's. Errors: *LostError,
+// *DamageError, the store's, that the disk cache's folder cannot be used.
 func Open(ctx context.Context, store objects.Store, o Options) (*Tier, error) {
-	o = o.withDefaults()
-	t := &Tier{manifests: NewManifests(store, o.Least), streams: newStreams(min(mostAhead, o.Memory/8))}
-	if _, err := t.manifests.Load(ctx); err != nil && !errors.Is(err, ErrNoManifest) {
+	t, err := New(store, o)
+	if err != nil {
 		return nil, err
 	}
+	if err := t.Refresh(ctx); err != nil {
+		t.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// New makes a tier whose store is not asked for anything yet, so that it may be out of reach. Whoever reads waits for the first
+// Refresh to succeed, and gets ErrNotLoaded when it fails. The store stays the caller's. Errors: that the disk cache's folder cannot be
+// used.
+func New(store objects.Store, o Options) (*Tier, error) {
+	o = o.withDefaults()
+	t := &Tier{manifests: NewManifests(store, o.Least), streams: newStreams(min(mostAhead, o.Memory/8)), loading: newLoading()}
 	var err error
 	if t.fetch, err = newFetcher(store, o); err != nil {
 		return nil, err
@@ -66,13 +79,19 @@ func (t *Tier) Close() { t.fetch.close() }
 // Manifests makes new generations of the manifest; the tier reads by the newest one that it loaded or made.
 func (t *Tier) Manifests() *Manifests { return t.manifests }
 
-// Refresh looks for a newer manifest, which another process made.
+// Refresh looks for a newer manifest, which another process made. Errors: *LostError, *DamageError, the store's.
 func (t *Tier) Refresh(ctx context.Context) error {
-	if _, err := t.manifests.Load(ctx); err != nil && !errors.Is(err, ErrNoManifest) {
-		return err
+	_, err := t.manifests.Load(ctx)
+	if errors.Is(err, ErrNoManifest) {
+		err = nil
 	}
-	return nil
+	t.loading.tried(err)
+	return err
 }
+
+// CheckStore returns objects.ErrRefused when the store does not keep what the manifest stands on: that of two who create an object one
+// wins. It writes and removes a small object.
+func (t *Tier) CheckStore(ctx context.Context) error { return objects.CheckCreate(ctx, t.fetch.store) }
 
 // Bounds of a tier.
 type Bounds struct {
@@ -120,6 +139,9 @@ func (t *Tier) ReadRaw(ctx context.Context, pos record.Position, n int, buf []by
 }
 
 func (t *Tier) readRaw(ctx context.Context, pos record.Position, n int, buf []byte) ([]byte, error) {
+	if err := t.loading.wait(ctx); err != nil {
+		return buf, err
+	}
 	parts := t.parts()
 	i := partAt(parts, pos)
 	switch {

@@ -96,6 +96,28 @@ func parse(address string) (*url.URL, error) {
 	return u, nil
 }
 
+// CheckAddress says what is wrong with an address, or with options for it, without opening a store. Those of the native services are
+// only looked at as a whole.
+func CheckAddress(address string, o Options) error {
+	u, err := parse(address)
+	if err != nil {
+		return err
+	}
+	switch u.Scheme {
+	case "file":
+		return checkFolderURL(u, o)
+	case "s3":
+		if _, err := o.serverSide(); err != nil {
+			return err
+		}
+		_, err := parseS3(u)
+		return err
+	case "gs", "azblob":
+		return nil
+	}
+	return fmt.Errorf("scheme %q: %s", u.Scheme, usage)
+}
+
 func openURL(ctx context.Context, u *url.URL, o Options) (Store, error) {
 	switch u.Scheme {
 	case "file":
@@ -116,14 +138,21 @@ func openURL(ctx context.Context, u *url.URL, o Options) (Store, error) {
 	return nil, fmt.Errorf("scheme %q: %s", u.Scheme, usage)
 }
 
-func openFolderURL(u *url.URL, o Options) (Store, error) {
+func checkFolderURL(u *url.URL, o Options) error {
 	switch {
 	case u.Host != "":
-		return nil, fmt.Errorf("a folder's address has three slashes (file:///%s%s)", u.Host, u.Path)
+		return fmt.Errorf("a folder's address has three slashes (file:///%s%s)", u.Host, u.Path)
 	case !strings.HasPrefix(u.Path, "/") || u.RawQuery != "" || u.Fragment != "":
-		return nil, errors.New("write file:///folder, and nothing behind the folder")
+		return errors.New("write file:///folder, and nothing behind the folder")
 	case o.Encryption != "" && o.Encryption != "none":
-		return nil, fmt.Errorf("encryption %s: a folder does not encrypt; encrypt its file system", o.Encryption)
+		return fmt.Errorf("encryption %s: a folder does not encrypt; encrypt its file system", o.Encryption)
+	}
+	return nil
+}
+
+func openFolderURL(u *url.URL, o Options) (Store, error) {
+	if err := checkFolderURL(u, o); err != nil {
+		return nil, err
 	}
 	return OpenFolder(u.Path)
 }
