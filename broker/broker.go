@@ -139,6 +139,7 @@ type Broker struct {
 	due      *due
 	workers  *workers // of pulls
 	lookers  *workers // of pops
+	cold     *coldReaders
 	waiters  *waiters
 	pulls    *pulls
 	pop      *popper
@@ -223,6 +224,7 @@ func (b *Broker) start() {
 	b.pop = newPopper(b.store, b.clock, b.due, b.waiters)
 	b.workers = newWorkers(max(2, runtime.GOMAXPROCS(0)), 16)
 	b.lookers = newWorkers(lookers, 1)
+	b.cold = newColdReaders()
 	ctx, stop := context.WithCancel(context.Background())
 	b.stop = stop
 	b.upkeep.Go(func() { b.expireStore(ctx) })
@@ -268,12 +270,14 @@ func (b *Broker) Close() (err error) {
 		b.pop.close()
 		b.virtuals.close()
 		b.polls.close()
+		b.cold.stop()
 		b.gate.close()
 		b.stop()
 		b.upkeep.Wait()
 		b.due.close()
 		b.workers.close()
 		b.lookers.close()
+		b.cold.close()
 		_, flushed := await(context.Background(), func(done func(struct{}, error)) {
 			b.offsets.flush(func(err error) { done(struct{}{}, err) })
 		})

@@ -125,6 +125,7 @@ type popping struct {
 	t        *catalog.Topic
 	looked   int64     // ms: when it looked last
 	asked    bool      // whether it repeats an earlier request
+	cold     bool      // it is with those that read the tier
 	deadline time.Time // zero: does not wait
 	waiter   waiter
 }

@@ -14,23 +14,85 @@ import (
 // ErrNoTier says that what is asked for is in the tier, and that the store was opened without one.
 var ErrNoTier = errors.New("this is in the tier, and no tier is configured")
 
-// coldTimeout bounds a read of the tier: who reads gets an error, and asks again, when the object store is out of reach.
-const coldTimeout = 30 * time.Second
+const (
+	// coldTimeout bounds a read of the tier: who reads gets an error, and asks again, when the object store is out of reach.
+	coldTimeout = 30 * time.Second
+	// coldTurns is how many of the reads of the tier that no Reader has asked for are under way at a time, and turnTimeout how long one
+	// waits for its turn. They run on workers that have other things to do as well, and must not hold all of them.
+	coldTurns   = 8
+	turnTimeout = 2 * time.Second
+)
 
-// coldContext is that of one read of the tier.
-func (s *Store) coldContext() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(s.open, coldTimeout)
+// errNoTurn says that others keep the tier busy.
+var errNoTurn = fmt.Errorf("%d others read the tier, which is slow to answer", coldTurns)
+
+// ErrCold says that what is asked for is in the tier, where a Reader that is to read here only does not look.
+var ErrCold = errors.New("this is in the tier")
+
+// Reader reads queues and messages: here only, or in the tier as well. Who serves many others reads here first, and leaves what is
+// cold to somebody whom nobody waits for.
+type Reader struct {
+	s     *Store
+	cold  context.Context // of reads of the tier; nil: there are none
+	turns bool            // it waits for its turn
+}
+
+// Here reads what the log and the index have. What is in the tier is ErrCold.
+func (s *Store) Here() Reader { return Reader{s: s} }
+
+// Anywhere reads the tier, too, until ctx ends, and for coldTimeout at a time. How many read at a time is for the caller to bound.
+func (s *Store) Anywhere(ctx context.Context) Reader { return Reader{s: s, cold: ctx} }
+
+// own is the Reader of the store's own verbs.
+func (s *Store) own() Reader { return Reader{s: s, cold: s.open, turns: true} }
+
+// reach is the context of one read of the tier, which done ends, or says why there is none.
+func (r Reader) reach() (ctx context.Context, done func(), err error) {
+	switch {
+	case r.s.opts.Tier == nil:
+		return nil, nil, ErrNoTier
+	case r.cold == nil:
+		return nil, nil, ErrCold
+	}
+	ctx, cancel := context.WithTimeout(r.cold, coldTimeout)
+	if !r.turns {
+		return ctx, cancel, nil
+	}
+	if err := r.s.coldTurn(ctx); err != nil {
+		cancel()
+		return nil, nil, err
+	}
+	return ctx, func() {
+		cancel()
+		<-r.s.turns
+	}, nil
+}
+
+func (s *Store) coldTurn(ctx context.Context) error {
+	timer := s.opts.Clock.NewTimer(turnTimeout)
+	defer timer.Stop()
+	select {
+	case s.turns <- struct{}{}:
+		return nil
+	case <-timer.C():
+		return errNoTurn
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // readRaw is ReadRaw of the log, or of the tier where the log has no more what is at pos.
-func (s *Store) readRaw(pos record.Position, n int, buf []byte) ([]byte, error) {
-	raw, err := s.log.ReadRaw(pos, n, buf)
-	if s.opts.Tier == nil || !errors.Is(err, commitlog.ErrGone) {
+func (r Reader) readRaw(pos record.Position, n int, buf []byte) ([]byte, error) {
+	raw, err := r.s.log.ReadRaw(pos, n, buf)
+	if r.s.opts.Tier == nil || !errors.Is(err, commitlog.ErrGone) {
 		return raw, err
 	}
-	ctx, cancel := s.coldContext()
-	defer cancel()
-	return s.opts.Tier.ReadRaw(ctx, pos, n, buf)
+	ctx, done, err := r.reach()
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return r.s.opts.Tier.ReadRaw(ctx, pos, n, buf)
 }
 
 // tierQueueAt finds what the tier has of a queue from an offset on; false when it has nothing.
@@ -62,17 +124,17 @@ func (s *Store) tierQueues(k queueKey) (kvindex.Iter, error) {
 }
 
 // coldEntries appends entries that are in the tier, from offset on, until dst has end of them or those begin that the index has.
-func (s *Store) coldEntries(k queueKey, q bounds, offset int64, dst []Entry, end int) (_ []Entry, err error) {
-	if s.opts.Tier == nil {
-		return dst, fmt.Errorf("store: read topic id %d queue %d at offset %d: %w", k.topic, k.queue, offset, ErrNoTier)
+func (r Reader) coldEntries(k queueKey, q bounds, offset int64, dst []Entry, end int) (_ []Entry, err error) {
+	ctx, done, err := r.reach()
+	if err != nil {
+		return dst, fmt.Errorf("store: read topic id %d queue %d at offset %d: %w", k.topic, k.queue, offset, err)
 	}
-	at, ok, err := s.tierQueueAt(k, offset)
+	defer done()
+	at, ok, err := r.s.tierQueueAt(k, offset)
 	if err != nil || !ok {
 		return dst, err
 	}
-	ctx, cancel := s.coldContext()
-	defer cancel()
-	runs := s.opts.Tier.RunsFrom(ctx, at.part, k.topic, k.queue, offset)
+	runs := r.s.opts.Tier.RunsFrom(ctx, at.part, k.topic, k.queue, offset)
 	defer func() {
 		if cerr := runs.Close(); err == nil && cerr != nil {
 			err = fmt.Errorf("store: read topic id %d queue %d from the tier: %w", k.topic, k.queue, cerr)
@@ -123,11 +185,11 @@ func (s *Store) searchTier(k queueKey, q bounds, since int64) (found int64, ok b
 	if at.from >= since {
 		return max(at.first, q.min), true, nil
 	}
-	if s.opts.Tier == nil {
-		return 0, false, fmt.Errorf("store: search topic id %d queue %d: %w", k.topic, k.queue, ErrNoTier)
+	ctx, done, err := s.own().reach()
+	if err != nil {
+		return 0, false, fmt.Errorf("store: search topic id %d queue %d: %w", k.topic, k.queue, err)
 	}
-	ctx, cancel := s.coldContext()
-	defer cancel()
+	defer done()
 	runs := s.opts.Tier.RunsFrom(ctx, at.part, k.topic, k.queue, max(at.first, q.min))
 	defer func() {
 		if cerr := runs.Close(); err == nil && cerr != nil {
@@ -201,8 +263,11 @@ func (s *Store) eachColdHit(topic kvindex.ID, kind kvindex.IndexKind, key string
 	if end = min(end, first-1); begin > end {
 		return nil
 	}
-	ctx, cancel := s.coldContext()
-	defer cancel()
+	ctx, done, err := s.own().reach()
+	if err != nil {
+		return err
+	}
+	defer done()
 	rows := s.opts.Tier.Keys(ctx, topic, kind, kind.Hash(key), begin, end)
 	defer func() {
 		if cerr := rows.Close(); err == nil && cerr != nil {

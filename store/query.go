@@ -104,7 +104,7 @@ func (s *Store) eachHit(topic kvindex.ID, kind kvindex.IndexKind, key string, be
 func (s *Store) appendHit(topic kvindex.ID, kind kvindex.IndexKind, key string, h hit, buf *Buffer) error {
 	from := len(buf.B)
 	buf.B = slices.Grow(buf.B, int(h.size))
-	raw, err := s.readRaw(h.position, int(h.size), buf.B[from:from+int(h.size)])
+	raw, err := s.Anywhere(s.open).readRaw(h.position, int(h.size), buf.B[from:from+int(h.size)])
 	if errors.Is(err, commitlog.ErrGone) {
 		return nil
 	}
@@ -112,6 +112,9 @@ func (s *Store) appendHit(topic kvindex.ID, kind kvindex.IndexKind, key string, 
 		return fmt.Errorf("store: read message at %d: %w", h.position, err)
 	}
 	m, err := parseMessage(raw, int(h.size))
+	if errors.Is(err, commitlog.ErrGone) {
+		return nil
+	}
 	if err != nil {
 		return s.corrupt(h.position, err)
 	}

@@ -99,6 +99,7 @@ type Store struct {
 	quit    chan struct{}         // closed by Close
 	open    context.Context       // ended by Close, for reads of the tier
 	shut    context.CancelFunc
+	turns   chan struct{} // held by verbs that read the tier
 	durable durable
 
 	expiring sync.Mutex // one Expire at a time
@@ -171,6 +172,7 @@ func open(ctx context.Context, opts Options, more moreFolds) (_ *Store, err erro
 	}
 	s := &Store{opts: opts, more: more, quit: make(chan struct{})}
 	s.open, s.shut = context.WithCancel(context.Background())
+	s.turns = make(chan struct{}, coldTurns)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.release())
