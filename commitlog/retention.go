@@ -56,6 +56,12 @@ func (l *Log) Segments() ([]SegmentInfo, error) {
 	return infos, nil
 }
 
+// Active is where the segment begins that is being written. After Start; it costs nothing.
+func (l *Log) Active() record.Position {
+	list := l.segments.all()
+	return list[len(list)-1].start
+}
+
 // firstBatch is the header of the segment's first batch, zero when there is none.
 func (s *segment) firstBatch(h *handle) (header, error) {
 	if first := s.first.Load(); first != nil {

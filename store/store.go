@@ -65,6 +65,9 @@ type Options struct {
 	// OnApplied is called by the folder goroutine after each applied batch became visible; it must not block. The slice is
 	// reused after it returns.
 	OnApplied func(arrivals []Arrival)
+	// OnSealed is called by the folder goroutine when a batch behind a segment's end has been applied, from which moment Upload takes the
+	// segment; it must not block. A segment that was sealed before Open is not told of.
+	OnSealed func()
 	// horizon is delay.Horizon but in tests that have nothing that waits.
 	horizon time.Duration
 }
@@ -96,6 +99,7 @@ type Store struct {
 	applied atomic.Pointer[kvindex.Applied]
 	failed  atomic.Pointer[error] // why the view stopped
 	stuck   atomic.Pointer[error] // why it waits, while it does
+	active  record.Position       // the segment of the batch applied last; the folder's
 	quit    chan struct{}         // closed by Close
 	open    context.Context       // ended by Close, for reads of the tier
 	shut    context.CancelFunc
@@ -195,6 +199,7 @@ func open(ctx context.Context, opts Options, more moreFolds) (_ *Store, err erro
 	if err := s.log.Start(); err != nil {
 		return nil, fmt.Errorf("store: start log: %w", err)
 	}
+	s.active = s.log.Active()
 	return s, nil
 }
 
