@@ -50,14 +50,43 @@ func Resume(fsys vfs.FS, dir string, r Resumption, rest func(vfs.File) error) er
 	if start < 0 || r.Number == 0 || r.Index == 0 || r.Timestamp < 0 {
 		return fmt.Errorf("commitlog: nothing goes on from batch %d at %d", r.Index, r.End)
 	}
-	raw := make([]byte, batchHeader)
-	sealBatch(raw, &header{
-		log: r.Number, term: r.Term, index: r.Index, timestamp: r.Timestamp, position: start, previous: start,
-	})
+	h := header{log: r.Number, term: r.Term, index: r.Index, timestamp: r.Timestamp, position: start, previous: start}
 	return MakeSegment(fsys, dir, start, func(f vfs.File) error {
-		if _, err := f.Write(raw); err != nil {
+		if err := writeEmpty(f, &h); err != nil {
 			return err
 		}
 		return rest(f)
 	})
+}
+
+// writeEmpty writes a batch without records.
+func writeEmpty(f vfs.File, h *header) error {
+	raw := make([]byte, batchHeader)
+	sealBatch(raw, h)
+	_, err := f.Write(raw)
+	return err
+}
+
+// Continue makes another segment behind the log in dir, which ends at end, with a batch without records that has this time (ms since
+// 1970) or that of the batch before: no later one has an earlier time. The log is read from where a batch ends, or from its start, and
+// must be whole. Errors: those of Scan.
+func Continue(fsys vfs.FS, dir string, from, end record.Position, timestamp int64) error {
+	spans, err := listSpans(fsys, dir)
+	if err != nil {
+		return err
+	}
+	s := newScanner(fsys, dir, spans)
+	defer s.close()
+	found, err := s.run(from, func(*Batch, []byte) error { return nil })
+	switch last := &found.last; {
+	case err != nil:
+		return err
+	case found.junk > 0 || found.pos != end || last.index == 0:
+		return s.corrupt(found.pos, fmt.Sprintf("the log ends here, and not at %d", end))
+	default:
+		h := header{
+			log: last.log, term: last.term, index: last.index + 1, timestamp: max(timestamp, last.timestamp), position: end, previous: end,
+		}
+		return MakeSegment(fsys, dir, end, func(f vfs.File) error { return writeEmpty(f, &h) })
+	}
 }

@@ -63,7 +63,11 @@ func TestALogGoesOnElsewhere(t *testing.T) {
 				}
 			}
 		}
-		if err := MakeSegment(other.FS, testDir, last, func(vfs.File) error { return nil }); err != nil {
+		if err := Continue(other.FS, testDir, at.end, last-8, 0); err == nil {
+			t.Fatal("it ended where it does not")
+		}
+		const late = 1 << 50 // ms
+		if err := Continue(other.FS, testDir, at.end, last, late); err != nil {
 			t.Fatal(err)
 		}
 		var got history
@@ -78,11 +82,11 @@ func TestALogGoesOnElsewhere(t *testing.T) {
 		if err := o.Start(); err != nil {
 			t.Fatal(err)
 		}
-		equal(t, "replayed batches", len(got.batches), len(h.batches)-1-from)
+		equal(t, "replayed batches", len(got.batches), len(h.batches)-from)
 		p := add(t, o, "more")
-		equal(t, "index goes on", got.last().index, h.batches[len(h.batches)-1].index+1)
-		if p.Positions[0] != last+batchHeader || o.First() != at.end-batchHeader {
-			t.Fatalf("went on at %d, first %d", p.Positions[0], o.First())
+		equal(t, "index goes on", got.last().index, h.batches[len(h.batches)-1].index+2)
+		if p.Positions[0] != last+2*batchHeader || o.First() != at.end-batchHeader || p.Timestamp != late {
+			t.Fatalf("went on at %d, first %d, time %d", p.Positions[0], o.First(), p.Timestamp)
 		}
 		closeLog(t, o)
 		again, _, err := replay(other)

@@ -139,6 +139,7 @@ func (f *folder) reset() {
 
 // applyBatch lets the view follow the log by one batch.
 func (s *Store) applyBatch(b *commitlog.Batch) ([]record.Outcome, error) {
+	s.setAside(b)
 	outcomes, err := s.folder.apply(b)
 	if err == nil {
 		s.applied.Store(&kvindex.Applied{End: b.End, Index: b.Index, Timestamp: b.Timestamp})

@@ -105,6 +105,7 @@ type Store struct {
 	shut    context.CancelFunc
 	turns   chan struct{} // held by verbs that read the tier
 	durable durable
+	sealed  sealed
 
 	expiring sync.Mutex // one Expire at a time
 	recovery Recovery
@@ -214,6 +215,9 @@ func (s *Store) openFiles() error {
 		return fmt.Errorf("store: %w: %s: %w", ErrLocked, o.Dir, err)
 	}
 	s.lock = lock
+	if err := checkRestored(o); err != nil {
+		return err
+	}
 	if err := s.removeLeftovers(); err != nil {
 		return err
 	}
@@ -354,7 +358,7 @@ func (s *Store) release() error {
 		errs = append(errs, s.folder.batch.Close())
 	}
 	if s.engine != nil {
-		errs = append(errs, s.engine.Close())
+		errs = append(errs, s.sealed.drop(), s.engine.Close())
 	}
 	if s.lock != nil {
 		errs = append(errs, s.lock.Close())
