@@ -159,6 +159,9 @@ func (u *uploader) round(ctx context.Context) error {
 			return err
 		}
 		u.uploaded()
+		if err := u.store.Snapshot(ctx); err != nil {
+			return err
+		}
 	}
 	return ctx.Err()
 }
