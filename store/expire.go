@@ -57,13 +57,18 @@ func (s *Store) Expire(ctx context.Context, now time.Time) error {
 		}
 		hour = b.hour
 	}
-	if s.opts.Tier == nil { // which has their bodies
+	if s.opts.Tier == nil { // else it has their bodies
 		if err := s.carryTimers(ctx, left); err != nil {
 			return fmt.Errorf("store: carry timers forward: %w", err)
 		}
 	}
 	if err := s.deleteSegments(ctx, cutoff); err != nil {
 		return fmt.Errorf("store: delete old segments: %w", err)
+	}
+	if s.opts.Tier != nil {
+		if err := s.expireTier(ctx, now); err != nil {
+			return fmt.Errorf("store: expire the tier: %w", err)
+		}
 	}
 	return nil
 }

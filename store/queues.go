@@ -176,7 +176,9 @@ func (f *queueFold) applyMessage(b *kvindex.Batch, at record.Position, r record.
 	offset := int64(0)
 	switch v {
 	case visible:
-		offset, err = f.enter(b, p, at, e)
+		if offset, err = f.enter(b, p, at, e); err == nil && message.Cleared(m.layout) {
+			err = f.trim(b, p, p.max) // it has its offset, so that the others have theirs, and is gone: the log came from the tier
+		}
 	case waiting:
 		err = f.noteHour(b, at)
 	case refused:

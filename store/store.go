@@ -59,9 +59,11 @@ type Options struct {
 	Interval    time.Duration  // default 200 ms, commitlog.ModeInterval only
 	Retention   time.Duration  // how long messages stay, default 72 h
 	// Tier has what is no more here; nil: there is none. Whoever opened it closes it after the store.
-	Tier   *tiered.Tier
-	Clock  clock.Clock // default clock.System
-	Logger zerolog.Logger
+	Tier *tiered.Tier
+	// TierRetention is how long the tier keeps messages of topics that do not say so themselves (reserve.time), default 365 days.
+	TierRetention time.Duration
+	Clock         clock.Clock // default clock.System
+	Logger        zerolog.Logger
 	// OnApplied is called by the folder goroutine after each applied batch became visible; it must not block. The slice is
 	// reused after it returns.
 	OnApplied func(arrivals []Arrival)
@@ -108,6 +110,7 @@ type Store struct {
 	sealed  sealed
 
 	expiring sync.Mutex // one Expire at a time
+	tier     tierState
 	recovery Recovery
 	closing  struct {
 		sync.Once
@@ -134,8 +137,8 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Dir == "" {
 		return o, errors.New("store: no directory given")
 	}
-	if o.Retention < 0 || o.CacheBytes < 0 {
-		return o, errors.New("store: retention and cache size must not be negative")
+	if o.Retention < 0 || o.TierRetention < 0 || o.CacheBytes < 0 {
+		return o, errors.New("store: retentions and cache size must not be negative")
 	}
 	if o.FS == nil {
 		o.FS = vfs.Default
@@ -148,6 +151,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Retention == 0 {
 		o.Retention = 72 * time.Hour
+	}
+	if o.TierRetention == 0 {
+		o.TierRetention = 365 * 24 * time.Hour
 	}
 	if o.Clock == nil {
 		o.Clock = clock.System

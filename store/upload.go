@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -23,12 +22,13 @@ import (
 //	upload.log.new    the segment's bytes
 //	upload.table.new  what became visible while it was written: the runs of queues, and the keys of its messages
 //
+// Of topics that the tier is not to have it gets neither: their messages are cleared in the first (message.Clear), so that it is the log
+// still, and left out of the second. Those that wait are in the first until nothing needs them, since they may wait for longer than
+// the log has them.
+//
 // The table takes runs by their time: from that of the segment's first batch until that of the first batch behind it, which is when
 // all before it has been applied. A run that shares that millisecond with the batch belongs to the next part.
-const (
-	uploadLog   = "upload.log" + newSuffix
-	uploadTable = "upload.table" + newSuffix
-)
+var uploadFiles = partFiles{logFile: "upload.log" + newSuffix, tableFile: "upload.table" + newSuffix}
 
 // uploadChunk is how many bytes of a segment are read at once.
 const uploadChunk = 1 << 20
@@ -39,13 +39,21 @@ func (s *Store) Upload(ctx context.Context) (part tiered.Part, done bool, err er
 	if err != nil || !ok {
 		return tiered.Part{}, !ok, err
 	}
-	u := &upload{s: s, from: seg.Follows, part: tiered.Part{Start: seg.Start, End: next.Follows, From: seg.Oldest, Until: next.Oldest}}
+	u := &upload{
+		partFiles: uploadFiles.of(s), from: seg.Follows, topics: tierTopics{s: s}, bytes: map[queueKey]int64{},
+		part: tiered.Part{Start: seg.Start, End: next.Follows, From: seg.Oldest, Until: next.Oldest},
+	}
 	defer func() { err = errors.Join(err, u.remove()) }()
-	if err = u.write(ctx, uploadLog, u.bodies); err == nil {
-		err = u.write(ctx, uploadTable, u.table)
+	if err = u.scan(ctx); err == nil {
+		err = u.write(ctx, u.logFile, u.bodies)
 	}
 	if err == nil {
-		part, err = u.put(ctx)
+		err = u.write(ctx, u.tableFile, u.table)
+	}
+	if err == nil {
+		part, err = u.put(ctx, func(log, table io.ReadSeeker) (tiered.Part, error) {
+			return s.opts.Tier.Add(ctx, u.part, log, table)
+		})
 	}
 	if err != nil {
 		return part, false, fmt.Errorf("store: upload segment %s: %w", seg.Name, err)
@@ -59,9 +67,13 @@ func (s *Store) nextUpload() (seg, next commitlog.SegmentInfo, ok bool, err erro
 	if err != nil {
 		return seg, next, false, err
 	}
-	from := record.Position(0)
+	done, err := s.offloaded()
+	if err != nil {
+		return seg, next, false, err
+	}
+	from := done.end // what the tier had, and retention took
 	if b, some := s.opts.Tier.Bounds(); some {
-		from = b.End
+		from = max(from, b.End)
 	}
 	applied := s.applied.Load().End
 	for i, seg := range segments {
@@ -76,24 +88,72 @@ func (s *Store) nextUpload() (seg, next commitlog.SegmentInfo, ok bool, err erro
 
 // upload is one segment on its way to the tier.
 type upload struct {
-	s    *Store
-	from record.Position // where the batch before the segment ends
-	part tiered.Part
+	partFiles
+	from   record.Position // where the batch before the segment ends
+	part   tiered.Part
+	topics tierTopics
+	keys   *tiered.KeyRows
+	bytes  map[queueKey]int64 // of records, of queues that the tier is to have
+	clears int64              // bytes of records that it is not to have
 }
 
-func (u *upload) path(name string) string { return u.s.opts.path(name) }
+// partFiles are the two files of a part that is being made, by name.
+type partFiles struct {
+	s                  *Store
+	logFile, tableFile string
+}
 
-func (u *upload) remove() error {
-	return errors.Join(u.s.opts.FS.RemoveAll(u.path(uploadLog)), u.s.opts.FS.RemoveAll(u.path(uploadTable)))
+func (f partFiles) of(s *Store) partFiles {
+	f.s = s
+	return f
+}
+
+func (f *partFiles) path(name string) string { return f.s.opts.path(name) }
+
+func (f *partFiles) remove() error {
+	return errors.Join(f.s.opts.FS.RemoveAll(f.path(f.logFile)), f.s.opts.FS.RemoveAll(f.path(f.tableFile)))
 }
 
 // write makes one of the files.
-func (u *upload) write(ctx context.Context, name string, content func(context.Context, io.Writer) error) error {
-	f, err := u.s.opts.FS.Create(u.path(name), vfs.WriteCategoryUnspecified)
+func (f *partFiles) write(ctx context.Context, name string, content func(context.Context, io.Writer) error) error {
+	file, err := f.s.opts.FS.Create(f.path(name), vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return err
 	}
-	return errors.Join(content(ctx, f), f.Close())
+	return errors.Join(content(ctx, file), file.Close())
+}
+
+// put hands the files to the tier.
+func (f *partFiles) put(ctx context.Context, to func(log, table io.ReadSeeker) (tiered.Part, error)) (p tiered.Part, err error) {
+	log, err := f.open(f.logFile)
+	if err != nil {
+		return p, err
+	}
+	defer log.Close()
+	table, err := f.open(f.tableFile)
+	if err != nil {
+		return p, err
+	}
+	defer table.Close()
+	return to(log, table)
+}
+
+// section reads a file from its start.
+type section struct {
+	*io.SectionReader
+	io.Closer
+}
+
+func (f *partFiles) open(name string) (section, error) {
+	file, err := f.s.opts.FS.Open(f.path(name))
+	if err != nil {
+		return section{}, err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return section{}, errors.Join(err, file.Close())
+	}
+	return section{io.NewSectionReader(file, 0, info.Size()), file}, nil
 }
 
 // bodies writes the bodies object.
@@ -102,18 +162,78 @@ func (u *upload) bodies(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	var buf []byte
-	for at := u.part.Start; at < u.part.End && err == nil; at += record.Position(len(buf)) {
-		if err = ctx.Err(); err != nil {
-			break
-		}
-		if buf, err = u.s.log.ReadRaw(at, int(min(uploadChunk, u.part.End-at)), buf[:0]); err == nil {
-			_, err = out.Write(buf)
-		}
+	raw := &logReader{s: u.s, ctx: ctx, at: u.part.Start, end: u.part.End}
+	if u.clears == 0 {
+		_, err = io.CopyBuffer(struct{ io.Writer }{out}, raw, make([]byte, uploadChunk))
+	} else {
+		err = commitlog.Edit(raw, out, u.part.Start, u.part.End, u.clear)
 	}
 	sum, cerr := out.Close()
-	u.part.LogBytes, u.part.LogCRC, u.part.LiveBytes = sum.Bytes, sum.CRC, u.part.RawBytes()
+	u.part.LogBytes, u.part.LogCRC, u.part.LiveBytes = sum.Bytes, sum.CRC, u.part.RawBytes()-u.clears
 	return errors.Join(err, cerr)
+}
+
+// logReader reads the log's bytes in order.
+type logReader struct {
+	s       *Store
+	ctx     context.Context
+	at, end record.Position
+}
+
+// Read implements io.Reader.
+func (r *logReader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	if r.at == r.end {
+		return 0, io.EOF
+	}
+	raw, err := r.s.log.ReadRaw(r.at, min(len(p), int(r.end-r.at)), p[:0])
+	if err != nil {
+		return 0, err
+	}
+	r.at += record.Position(len(raw))
+	return copy(p, raw), nil
+}
+
+// clear clears the messages of a batch that the tier is not to have.
+func (u *upload) clear(b *commitlog.Batch) (changed bool, err error) {
+	err = eachMessage(b, func(at record.Position, size int32, m *stored) error {
+		keep, err := u.keeps(b, m)
+		if err == nil && !keep && !message.Cleared(m.layout) {
+			message.Clear(m.layout)
+			changed = true
+		}
+		return err
+	})
+	return changed, err
+}
+
+// keeps says whether the tier is to have a message: its topic, one that waits, or one that stays here longer than its segment, as it
+// came with the time at which the part ends.
+func (u *upload) keeps(b *commitlog.Batch, m *stored) (bool, error) {
+	if !m.settled(b.Timestamp) || b.Timestamp >= u.part.Until {
+		return true, nil
+	}
+	return u.topics.keeps(m.topic)
+}
+
+// eachMessage calls f for the records of a batch that carry a message, with their positions and sizes.
+func eachMessage(b *commitlog.Batch, f func(at record.Position, size int32, m *stored) error) error {
+	for i := range b.Records {
+		r := &b.Records[i]
+		if _, carries := headOf(r.Kind); !carries {
+			continue
+		}
+		m, err := split(*r)
+		if err == nil {
+			err = f(b.Positions[i], int32(commitlog.RecordSize(len(r.Payload))), &m)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // table writes the table object.
@@ -126,14 +246,18 @@ func (u *upload) table(ctx context.Context, w io.Writer) error {
 }
 
 func (u *upload) rows(ctx context.Context, out *tiered.TableWriter) error {
-	keys, err := u.keys(ctx)
+	if err := out.AddKeys(u.keys); err != nil {
+		return err
+	}
+	queues, err := u.s.queuesBetween(u.part.From, u.part.Until)
 	if err != nil {
 		return err
 	}
-	if err := out.AddKeys(keys); err != nil {
-		return err
-	}
-	queues, err := u.queues()
+	queues = slices.DeleteFunc(queues, func(k queueKey) bool {
+		keep, kerr := u.topics.keeps(k.topic)
+		err = errors.Join(err, kerr)
+		return !keep
+	})
 	if err != nil {
 		return err
 	}
@@ -157,9 +281,9 @@ func (u *upload) rows(ctx context.Context, out *tiered.TableWriter) error {
 	return nil
 }
 
-// keys reads the segment once more, for the keys and unique ids of its messages.
-func (u *upload) keys(ctx context.Context) (*tiered.KeyRows, error) {
-	rows := tiered.NewKeyRows(u.part.Start)
+// scan reads the segment for the keys and unique ids of its messages, and for whose they are.
+func (u *upload) scan(ctx context.Context) error {
+	u.keys = tiered.NewKeyRows(u.part.Start)
 	var props properties
 	props.each = props.visit
 	err := commitlog.Scan(u.s.opts.FS, u.s.opts.path(logFolder), u.from, func(b *commitlog.Batch) error {
@@ -169,40 +293,42 @@ func (u *upload) keys(ctx context.Context) (*tiered.KeyRows, error) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		for i := range b.Records {
-			r := &b.Records[i]
-			if _, carries := headOf(r.Kind); !carries {
-				continue
-			}
-			m, err := split(*r)
-			if err != nil {
+		return eachMessage(b, func(at record.Position, size int32, m *stored) error {
+			keep, err := u.keeps(b, m)
+			if err != nil || !keep {
+				u.clears += int64(size)
 				return err
 			}
-			props.scan(message.PropertiesOf(m.layout))
-			size := int32(commitlog.RecordSize(len(r.Payload)))
-			props.eachKey(func(kind kvindex.IndexKind, hash uint64) {
-				err = errors.Join(err, rows.Add(m.topic, kind, hash, b.Timestamp, b.Positions[i], size))
-			})
-			if err != nil {
+			u.bytes[m.queue()] += int64(size)
+			if keep, err = u.topics.keeps(m.topic); err != nil || !keep {
 				return err
 			}
-		}
-		return nil
+			return addKeys(u.keys, &props, b.Timestamp, at, size, m)
+		})
 	})
 	if errors.Is(err, errReached) {
 		err = nil
 	}
-	return rows, err
+	return err
 }
 
-// queues lists those that got messages in the hours of the part, in order.
-func (u *upload) queues() ([]queueKey, error) {
+// addKeys adds the rows of a message's keys and unique id.
+func addKeys(rows *tiered.KeyRows, props *properties, timestamp int64, at record.Position, size int32, m *stored) (err error) {
+	props.scan(message.PropertiesOf(m.layout))
+	props.eachKey(func(kind kvindex.IndexKind, hash uint64) {
+		err = errors.Join(err, rows.Add(m.topic, kind, hash, timestamp, at, size))
+	})
+	return err
+}
+
+// queuesBetween lists the queues that got messages in the hours from one time to another (ms), in order.
+func (s *Store) queuesBetween(from, until int64) ([]queueKey, error) {
 	var all []queueKey
-	for hour := kvindex.HourOf(u.part.From); hour <= kvindex.HourOf(u.part.Until); hour++ {
+	for hour := kvindex.HourOf(from); hour <= kvindex.HourOf(until); hour++ {
 		for next := kvindex.AppendBucketKey(nil, hour, 0, 1); next != nil; {
 			var some []queueKey
 			var err error
-			if some, next, err = u.s.bucketQueues(next, hour); err != nil {
+			if some, next, err = s.bucketQueues(next, hour); err != nil {
 				return nil, err
 			}
 			all = append(all, some...)
@@ -216,7 +342,7 @@ func (u *upload) queues() ([]queueKey, error) {
 
 // runs adds the runs of a queue that the part has, and returns what they are; Last is less than First when there are none.
 func (u *upload) runs(out *tiered.TableWriter, k queueKey) (r tiered.QueueRange, err error) {
-	r.Last = -1
+	r.Last, r.Bytes = -1, u.bytes[k]
 	from, first, end, err := u.s.searchRuns(k.topic, k.queue, func(r run) bool { return r.timestamp >= u.part.From })
 	if err != nil || first == end || from == end {
 		return r, err
@@ -245,89 +371,4 @@ func (u *upload) runs(out *tiered.TableWriter, k queueKey) (r tiered.QueueRange,
 		}
 	}
 	return r, it.Error()
-}
-
-// put hands the files to the tier.
-func (u *upload) put(ctx context.Context) (tiered.Part, error) {
-	log, err := u.reader(uploadLog, u.part.LogBytes)
-	if err != nil {
-		return u.part, err
-	}
-	defer log.Close()
-	table, err := u.reader(uploadTable, u.part.TableBytes)
-	if err != nil {
-		return u.part, err
-	}
-	defer table.Close()
-	return u.s.opts.Tier.Add(ctx, u.part, log, table)
-}
-
-// section reads a file from its start.
-type section struct {
-	*io.SectionReader
-	io.Closer
-}
-
-func (u *upload) reader(name string, size int64) (section, error) {
-	f, err := u.s.opts.FS.Open(u.path(name))
-	if err != nil {
-		return section{}, err
-	}
-	return section{io.NewSectionReader(f, 0, size), f}, nil
-}
-
-// Offload notes that what became visible before a time (ms) is read from the tier from now on, as far as the tier has it, so that index
-// and log need not have it.
-func (s *Store) Offload(ctx context.Context, before int64) error {
-	done, err := s.offloaded()
-	if err != nil {
-		return err
-	}
-	for _, p := range s.opts.Tier.Manifests().View().Parts {
-		if p.Until > before {
-			break
-		}
-		if p.End <= done.end {
-			continue
-		}
-		if err := s.offload(ctx, &p); err != nil {
-			return fmt.Errorf("store: offload the part at %d: %w", p.Start, err)
-		}
-	}
-	return nil
-}
-
-// offloaded is the row of SpaceTier.
-func (s *Store) offloaded() (offloadedTo, error) {
-	val, ok, err := s.engine.Get(kvindex.AppendTierKey(nil), nil)
-	if err != nil || !ok {
-		return offloadedTo{}, err
-	}
-	return decodeOffloaded(bytes.Clone(val))
-}
-
-// offload proposes the records of one part.
-func (s *Store) offload(ctx context.Context, p *tiered.Part) (err error) {
-	o := &offload{part: p.Start}
-	propose := func() error {
-		_, err := s.Append(ctx, record.Record{Kind: record.KindOffload, Payload: encodeOffload(o)})
-		o.queues = o.queues[:0]
-		return err
-	}
-	queues := s.opts.Tier.Queues(ctx, p)
-	defer func() { err = errors.Join(err, queues.Close()) }()
-	for queues.Next() {
-		topic, queue, r := queues.Row()
-		o.queues = append(o.queues, offloaded{queueKey{topic, queue}, r.First, r.Last + 1, r.FirstTime, r.LastTime})
-		if len(o.queues) == offloadChunk {
-			if err := propose(); err != nil {
-				return err
-			}
-		}
-	}
-	if err := queues.Close(); err != nil {
-		return err
-	}
-	o.done = &offloadedTo{p.End, p.Until}
-	return propose()
 }

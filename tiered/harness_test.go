@@ -301,7 +301,7 @@ func (w *world) table(t testing.TB, out *bytes.Buffer, p Part) Sum {
 	for _, name := range w.queues() {
 		if v := w.visible(name, p); len(v) > 0 {
 			first, last := v[0], v[len(v)-1]
-			must(t, tw.AddQueue(name.topic, name.queue, QueueRange{first.first, last.last, first.time, last.time}))
+			must(t, tw.AddQueue(name.topic, name.queue, QueueRange{first.first, last.last, first.time, last.time, last.last - first.first + 1}))
 		}
 	}
 	sum, err := tw.Close()

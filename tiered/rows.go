@@ -25,9 +25,9 @@ import (
 // familyQueue: a queue that has runs in this table. These rows come last, close to the table's own index, so that one read of the
 // end of the object tells whether a queue is in it.
 //
-//	┌─────┬──────────┬──────────┐     ┌──────────────────┬─────────────────┬──────────────────┬─────────────────┐
-//	│ 'T' │ topic 8  │ queue 4  │ ──▶ │ first offset uv  │ last offset uv  │ first time ms uv │ last time ms uv │
-//	└─────┴──────────┴──────────┘     └──────────────────┴─────────────────┴──────────────────┴─────────────────┘
+//	┌─────┬──────────┬──────────┐     ┌──────────────────┬─────────────────┬──────────────────┬─────────────────┬──────────┐
+//	│ 'T' │ topic 8  │ queue 4  │ ──▶ │ first offset uv  │ last offset uv  │ first time ms uv │ last time ms uv │ bytes uv │
+//	└─────┴──────────┴──────────┘     └──────────────────┴─────────────────┴──────────────────┴─────────────────┴──────────┘
 const (
 	familyKey   = 'K'
 	familyRun   = 'Q'
@@ -45,6 +45,7 @@ const (
 type QueueRange struct {
 	First, Last         int64 // offsets
 	FirstTime, LastTime int64 // ms since 1970 at which these became visible
+	Bytes               int64 // of the records of the queue's messages in the part, whenever these became visible
 }
 
 func appendQueueKey(dst []byte, family byte, topic kvindex.ID, queue int32) []byte {
@@ -68,7 +69,7 @@ func appendKeyKey(dst []byte, topic kvindex.ID, kind kvindex.IndexKind, hash uin
 }
 
 func (q *QueueRange) appendTo(dst []byte) []byte {
-	for _, v := range []int64{q.First, q.Last, q.FirstTime, q.LastTime} {
+	for _, v := range []int64{q.First, q.Last, q.FirstTime, q.LastTime, q.Bytes} {
 		dst = binary.AppendUvarint(dst, uint64(v))
 	}
 	return dst
@@ -76,7 +77,7 @@ func (q *QueueRange) appendTo(dst []byte) []byte {
 
 func decodeQueueRange(val []byte) (QueueRange, error) {
 	d := codec.Decoder{Rest: val}
-	q := QueueRange{First: d.Number(), Last: d.Number(), FirstTime: d.Number(), LastTime: d.Number()}
+	q := QueueRange{First: d.Number(), Last: d.Number(), FirstTime: d.Number(), LastTime: d.Number(), Bytes: d.Number()}
 	if q.Last < q.First || q.LastTime < q.FirstTime {
 		d.Fail()
 	}

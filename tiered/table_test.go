@@ -110,7 +110,7 @@ func bigTable(t testing.TB, s *fake) Part {
 		}
 	}
 	for q := range int32(100) {
-		must(t, w.AddQueue(5, q, QueueRange{0, 2999, 1000, 99_999}))
+		must(t, w.AddQueue(5, q, QueueRange{0, 2999, 1000, 99_999, 1 << 40}))
 	}
 	sum, err := w.Close()
 	must(t, err)
