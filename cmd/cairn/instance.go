@@ -103,11 +103,11 @@ func start(ctx context.Context, cfg configs.Config, log zerolog.Logger) (_ *inst
 		return nil, err
 	}
 
-	if in.tier, err = openTier(ctx, cfg); err != nil {
-		return nil, err
-	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), durabilityInfo(cfg))
+	if in.tier, err = openTier(ctx, cfg, registry); err != nil {
+		return nil, err
+	}
 	in.broker, err = broker.Open(ctx, store.Options{
 		FS: vfs.Default, Dir: cfg.Data, Engine: cfg.Engine, CacheBytes: int64(cfg.Memory), SegmentSize: int64(cfg.SegmentSize),
 		Mode: cfg.Mode(), Interval: cfg.SyncInterval, Retention: cfg.Retention, Tier: in.tier.ofBroker(), Clock: clock.System, Logger: log,
@@ -116,7 +116,7 @@ func start(ctx context.Context, cfg configs.Config, log zerolog.Logger) (_ *inst
 		AutoCreateTopics: cfg.AutoCreateTopics, AutoCreateGroups: cfg.AutoCreateGroups, DefaultQueues: int32(cfg.DefaultQueues),
 		MaxMessageSize: int(cfg.MaxMessageSize), DelayLevels: cfg.Levels(), MaxDelay: cfg.MaxDelay,
 		TransactionTimeout: cfg.TxTimeout, CheckInterval: cfg.TxCheckInterval, MaxChecks: int32(cfg.TxMaxChecks), Clock: clock.System, Logger: log, Registerer: registry,
-		Fit: javaimport.Unfinished,
+		Fit: javaimport.Unfinished, Uploads: in.tier != nil,
 	})
 	if err != nil {
 		return nil, explainUnfinished(err, cfg.Data)

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/cairnmq/cairn/configs"
 	"github.com/cairnmq/cairn/tiered"
@@ -26,8 +27,8 @@ type openedTier struct {
 }
 
 // openTier opens the tier of a broker; nil when it has none. The object store is not asked for anything yet: the broker loads the
-// manifest when it runs, so that it starts while the store is out of reach.
-func openTier(ctx context.Context, cfg configs.Config) (_ *openedTier, err error) {
+// manifest when it runs, so that it starts while the store is out of reach. Metrics of its calls go to the registerer, when there is one.
+func openTier(ctx context.Context, cfg configs.Config, registerer prometheus.Registerer) (_ *openedTier, err error) {
 	if cfg.TieredURL == "" {
 		return nil, nil
 	}
@@ -42,6 +43,13 @@ func openTier(ctx context.Context, cfg configs.Config) (_ *openedTier, err error
 	t := &openedTier{}
 	if t.objects, err = openObjects(ctx, cfg); err != nil {
 		return nil, err
+	}
+	if registerer != nil {
+		observed, err := observeObjects(t.objects, cfg, registerer)
+		if err != nil {
+			return nil, errors.Join(err, t.objects.Close())
+		}
+		t.objects = observed
 	}
 	if t.tier, err = tiered.New(t.objects, o); err != nil {
 		return nil, errors.Join(fmt.Errorf("tiered.cache.disk: %w", err), t.objects.Close())
