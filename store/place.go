@@ -178,7 +178,7 @@ func (s *Store) DelayedByID(topic kvindex.ID, id string) (at delay.Point, ok boo
 	buf := NewBuffer()
 	defer buf.Release()
 	const everything = 1 << 62
-	err = s.eachHit(topic, kvindex.IndexUniqueID, id, 0, everything, func(h hit) (bool, error) {
+	each := func(h hit) (bool, error) {
 		m, err := s.readAny(h.position, buf)
 		if err != nil || m.topic != topic || !hasKey(m.layout, kvindex.IndexUniqueID, id) {
 			return true, unlessNotFound(err)
@@ -199,7 +199,10 @@ func (s *Store) DelayedByID(topic kvindex.ID, id string) (at delay.Point, ok boo
 		}
 		at, ok = point, true
 		return false, nil
-	})
+	}
+	if err = s.eachHit(topic, kvindex.IndexUniqueID, id, 0, everything, each); err == nil && !ok {
+		err = s.eachColdHit(topic, kvindex.IndexUniqueID, id, 0, everything, each)
+	}
 	return at, ok, err
 }
 

@@ -223,6 +223,11 @@ func (b *busy) same(was *busy, end record.Position) {
 	if read < 100 {
 		t.Fatalf("only %d messages were compared", read)
 	}
+	for _, s := range []*Store{was.s, b.s} { // its keys are in the first parts
+		if at, ok, err := s.DelayedByID(b.topics[0], "delayed-3"); err != nil || !ok || at.Due != epoch.Add(12*time.Minute+40*time.Hour).UnixMilli() {
+			t.Errorf("timer by its id: %+v, %v, %v", at, ok, err)
+		}
+	}
 	if err := pop.Check(b.s.Reader()); err != nil {
 		t.Error(err)
 	}
