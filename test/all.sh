@@ -53,7 +53,8 @@ suite_rocksdb() {
 
 suite_tiered() { # object stores on a real S3 server, with a proxy between that breaks things; the first package builds the server
   CAIRN_S3=1 go test -count=1 -timeout 15m ./test/gateway && CAIRN_S3=1 go test -race -count=1 -timeout 15m ./tiered/... ./test/faults &&
-    go vet -tags gocloud ./tiered/... && go test -tags gocloud -count=1 ./tiered/objects
+    go vet -tags gocloud ./tiered/... && go test -tags gocloud -count=1 ./tiered/objects &&
+    go build -o "$CAIRN_TEST_BIN" ./cmd/cairn && CAIRN_S3=1 go test -count=1 -timeout 15m -run '^TestTier' ./test/system
 }
 
 suite_system() { go build -o "$CAIRN_TEST_BIN" ./cmd/cairn && CAIRN_CLIENTS= go test -count=1 -timeout 15m ./test/...; }

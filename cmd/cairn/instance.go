@@ -110,7 +110,7 @@ func start(ctx context.Context, cfg configs.Config, log zerolog.Logger) (_ *inst
 	}
 	in.broker, err = broker.Open(ctx, store.Options{
 		FS: vfs.Default, Dir: cfg.Data, Engine: cfg.Engine, CacheBytes: int64(cfg.Memory), SegmentSize: int64(cfg.SegmentSize),
-		Mode: cfg.Mode(), Interval: cfg.SyncInterval, Retention: cfg.Retention, Tier: in.tier.ofBroker(), Clock: clock.System, Logger: log,
+		Mode: cfg.Mode(), Interval: cfg.SyncInterval, Retention: cfg.Retention, Tier: in.tier.ofBroker(), TierRetention: cfg.TieredRetention, Clock: clock.System, Logger: log,
 	}, broker.Options{
 		ClusterName: cfg.Cluster, BrokerName: cfg.Name, Advertise: advertised("remoting"), AdvertiseGRPC: advertised("grpc"),
 		AutoCreateTopics: cfg.AutoCreateTopics, AutoCreateGroups: cfg.AutoCreateGroups, DefaultQueues: int32(cfg.DefaultQueues),
