@@ -46,22 +46,34 @@ func (s *Store) Compact(ctx context.Context) (part tiered.Part, done bool, err e
 			return s.opts.Tier.Replace(ctx, old, c.part, log, table)
 		})
 	}
+	var damage *tiered.DamageError
+	if errors.As(err, &damage) {
+		s.opts.Logger.Error().Err(err).Msg("a part of the tier cannot be compacted, and stays as it is")
+		s.tier.leave(old.Start)
+		return old, false, nil
+	}
 	if err != nil {
 		return part, false, fmt.Errorf("store: compact the part of the tier at %d: %w", old.Start, err)
 	}
-	s.tier.mu.Lock()
-	delete(s.tier.looks, old.Start)
-	s.tier.mu.Unlock()
 	s.opts.Logger.Info().Int64("position", int64(old.Start)).Int64("bytes", part.LogBytes+part.TableBytes).
 		Int64("before", old.LogBytes+old.TableBytes).Msg("a part of the tier was compacted")
 	return part, false, nil
+}
+
+// leave forgets that a part is to be compacted, until it is looked at again.
+func (t *tierState) leave(start record.Position) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	seen := t.looks[start]
+	seen.compact = false
+	t.looks[start] = seen
 }
 
 // nextCompaction finds the first part of which less than half was wanted when it was looked at. One that is so new that timers which are
 // not listed may need it waits.
 func (s *Store) nextCompaction() (p tiered.Part, ok bool, err error) {
 	view := s.opts.Tier.Manifests().View()
-	if view == nil {
+	if !s.opts.Tier.Manifests().Owned() {
 		return p, false, nil
 	}
 	before, err := s.settledBefore(s.opts.Clock.Now().UnixMilli())
@@ -72,7 +84,7 @@ func (s *Store) nextCompaction() (p tiered.Part, ok bool, err error) {
 	defer s.tier.mu.Unlock()
 	for _, p := range view.Parts {
 		seen := s.tier.looks[p.Start]
-		if seen.compact && seen.generation == p.Generation && p.Until < before {
+		if seen.compact && seen.generation == p.Generation && p.Until < before && restorable(view, p.End) {
 			return p, true, nil
 		}
 	}

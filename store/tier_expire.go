@@ -102,7 +102,7 @@ func (m *stored) queue() queueKey { return queueKey{m.topic, message.QueueIDOf(m
 // expireTier trims what is past retention in the tier, and lets go of parts that nobody needs.
 func (s *Store) expireTier(ctx context.Context, now time.Time) error {
 	view := s.opts.Tier.Manifests().View()
-	if view == nil {
+	if !s.opts.Tier.Manifests().Owned() {
 		return nil
 	}
 	done, err := s.offloaded()

@@ -12,11 +12,12 @@ import (
 )
 
 // Offload notes that what became visible before a time (ms) is read from the tier from now on, as far as the tier has it, so that index
-// and log need not have it. What the tier was not to have is trimmed then.
+// and log need not have it. What the tier was not to have is trimmed then. Nothing is done for a tier that this process has not claimed:
+// it may be another broker's.
 func (s *Store) Offload(ctx context.Context, before int64) error {
 	view := s.opts.Tier.Manifests().View()
-	if view == nil {
-		return nil // nothing is known of the tier yet
+	if !s.opts.Tier.Manifests().Owned() {
+		return nil
 	}
 	done, err := s.offloaded()
 	if err != nil {

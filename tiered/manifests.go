@@ -47,6 +47,12 @@ func randomID() string {
 // View is the newest manifest that was loaded or committed; nil when none was.
 func (m *Manifests) View() *Manifest { return m.view.Load() }
 
+// Owned says whether this process has claimed the tier, and no other has since, as far as is known here.
+func (m *Manifests) Owned() bool {
+	view := m.View()
+	return view != nil && m.owner.Load() && view.Owner == m.writer
+}
+
 // Writer is the random name of this process in the manifests.
 func (m *Manifests) Writer() string { return m.writer }
 
