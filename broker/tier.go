@@ -149,21 +149,33 @@ func (u *uploader) round(ctx context.Context) error {
 		}
 		u.answered()
 		if done {
-			return nil
+			if more, err := u.compact(ctx); err != nil || !more {
+				return err
+			}
+			continue // something may have been sealed meanwhile
 		}
 		u.counts.uploads.Add(1)
 		u.counts.bytes.Add(part.LogBytes + part.TableBytes)
 		u.counts.messages.Add(part.Messages)
 		u.counts.took.Add(u.clock.Now().Sub(began).Milliseconds())
-		if err := u.remember(); err != nil {
-			return err
-		}
 		u.uploaded()
 		if err := u.store.Snapshot(ctx); err != nil {
 			return err
 		}
+		if err := u.remember(); err != nil {
+			return err
+		}
 	}
 	return ctx.Err()
+}
+
+// compact makes at most one part of the tier anew; more says that it did. Uploads come first, so it is called when there are none.
+func (u *uploader) compact(ctx context.Context) (more bool, err error) {
+	_, done, err := u.store.Compact(ctx)
+	if err != nil || done {
+		return false, err
+	}
+	return true, u.remember()
 }
 
 // look reads the manifest, and claims the tier when this process has not yet.
