@@ -67,9 +67,9 @@ type summed struct {
 func newSummed(w io.Writer) summed { return summed{w: w, crc: crc32.New(castagnoli)} }
 
 func (s *summed) Write(p []byte) (int, error) {
+	s.crc.Write(p) // before: a file of Pebble's may change what it was given
 	n, err := s.w.Write(p)
 	s.n += int64(n)
-	s.crc.Write(p[:n])
 	return n, err
 }
 
