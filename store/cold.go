@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/cairnmq/cairn/commitlog"
@@ -240,27 +241,28 @@ func (s *Store) tierQueueSince(k queueKey, q bounds, since int64) (at tierQueue,
 	return at, ok, nil
 }
 
-// firstKeyTime is the time (ms) from which on the index has all keys; those of before are in the tier.
-func (s *Store) firstKeyTime() (int64, error) {
+// firstKeys is where the keys begin that the index has: all of messages from a position on, none of which was stored before a time (ms).
+// Those of before are in the tier.
+func (s *Store) firstKeys() (from record.Position, since int64, err error) {
 	b, ok, err := s.firstBucket(0)
 	if err != nil || !ok {
-		return s.applied.Load().Timestamp + 1, err
+		return math.MaxInt64, s.applied.Load().Timestamp, err
 	}
-	return int64(b.hour) * int64(time.Hour/time.Millisecond), nil
+	return b.position, b.timestamp, nil
 }
 
-// eachColdHit walks the tier's keys of times that the index has no more, from end back to begin (ms).
+// eachColdHit walks the tier's keys of messages of which the index has none any more, from end back to begin (ms).
 func (s *Store) eachColdHit(topic kvindex.ID, kind kvindex.IndexKind, key string, begin, end int64,
 	f func(hit) (more bool, err error),
 ) (err error) {
 	if s.opts.Tier == nil {
 		return nil
 	}
-	first, err := s.firstKeyTime()
+	from, since, err := s.firstKeys()
 	if err != nil {
 		return err
 	}
-	if end = min(end, first-1); begin > end {
+	if end = min(end, since); begin > end {
 		return nil
 	}
 	ctx, done, err := s.own().reach()
@@ -276,6 +278,9 @@ func (s *Store) eachColdHit(topic kvindex.ID, kind kvindex.IndexKind, key string
 	}()
 	for rows.Next() {
 		r := rows.Row()
+		if r.Position >= from {
+			continue // uploaded, and still here
+		}
 		if more, err := f(hit{position: r.Position, size: r.Size, offset: unknownOffset}); err != nil || !more {
 			return err
 		}

@@ -234,12 +234,15 @@ func (f *queueFold) noteHour(b *kvindex.Batch, at record.Position) error {
 		return fmt.Errorf("queues: read hour %d: %w", hour, err)
 	}
 	if !ok {
-		f.val = binary.BigEndian.AppendUint64(f.val[:0], uint64(at))
-		f.val = binary.BigEndian.AppendUint64(f.val, uint64(b.Timestamp()))
+		f.val = appendHour(f.val[:0], at, b.Timestamp())
 		b.Set(f.key, f.val)
 	}
 	f.hour = hour
 	return nil
+}
+
+func appendHour(dst []byte, at record.Position, timestamp int64) []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(dst, uint64(at)), uint64(timestamp))
 }
 
 // indexedWords bounds the rows of one message: its 32 KiB of properties could hold some sixteen thousand words.

@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/cairnmq/cairn/commitlog"
+	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
 	"github.com/cairnmq/cairn/tiered"
 )
@@ -201,20 +202,47 @@ func (n *snapshot) write(ctx context.Context, w io.Writer) (tiered.Sum, error) {
 	return sum, errors.Join(err, cerr)
 }
 
+// hours writes the keys of messages that no part has, and the lists of the hours from that on in which the parts end. The row of that
+// hour says from where on there are keys.
+func (n *snapshot) hours(ctx context.Context) error {
+	hour := kvindex.HourOf(n.done.until)
+	if n.done.end < n.at.End {
+		lower := kvindex.AppendKeyIndexHourPrefix(nil, hour)
+		err := kvindex.EachRow(n.view, lower, kvindex.PrefixEnd(lower[:1]), func(key, val []byte) (bool, error) {
+			if record.Position(binary.BigEndian.Uint64(key[len(key)-8:])) < n.done.end {
+				return true, ctx.Err()
+			}
+			return true, errors.Join(ctx.Err(), n.out.Add(key, val))
+		})
+		if err != nil {
+			return err
+		}
+	}
+	lower := kvindex.AppendBucketHourPrefix(nil, hour)
+	return kvindex.EachRow(n.view, lower, kvindex.PrefixEnd(lower[:1]), func(key, val []byte) (bool, error) {
+		if len(val) > 0 {
+			b, err := decodeHour(val)
+			if err != nil {
+				return false, err
+			}
+			val = appendHour(nil, max(b.position, n.done.end), max(b.timestamp, n.done.until))
+		}
+		return true, errors.Join(ctx.Err(), n.out.Add(key, val))
+	})
+}
+
 // rows writes all of them, those of queues last.
 func (n *snapshot) rows(ctx context.Context) error {
-	hour := kvindex.HourOf(n.done.until) // of the keys and lists of hours, which go by the hour, the parts have those before
 	err := n.each(ctx, nil, nil, func(key []byte) (skip []byte) {
-		switch space := kvindex.Space(key[0]); space {
-		case kvindex.SpaceQueue, kvindex.SpaceConsumeQueue, kvindex.SpaceTierQueue, kvindex.SpaceTier:
+		switch kvindex.Space(key[0]) {
+		case kvindex.SpaceQueue, kvindex.SpaceConsumeQueue, kvindex.SpaceTierQueue, kvindex.SpaceTier, kvindex.SpaceKeyIndex, kvindex.SpaceBucket:
 			return kvindex.PrefixEnd(key[:1])
-		case kvindex.SpaceKeyIndex, kvindex.SpaceBucket:
-			if binary.BigEndian.Uint32(key[1:]) < hour {
-				return binary.BigEndian.AppendUint32([]byte{byte(space)}, hour)
-			}
 		}
 		return nil
 	})
+	if err == nil {
+		err = n.hours(ctx)
+	}
 	if err == nil && n.done != (offloadedTo{}) {
 		err = n.out.Add(kvindex.AppendTierKey(nil), n.done.appendTo(nil))
 	}
