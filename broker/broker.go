@@ -39,7 +39,7 @@ const (
 	// busy; but when a hundred thousand come at once they must not all wait for the same locks: the runtime follows the list of
 	// those who do whenever it moves the stack of one.
 	lookers = 128
-	// expireEvery is how often the store drops what is past its retention.
+	// expireEvery is how often the store drops what is past its retention, at the most; a retention that is less is followed as often.
 	expireEvery = time.Minute
 
 	defaultQueues         = 8
@@ -248,7 +248,7 @@ func (b *Broker) start() {
 	b.due.every(lockExpiry, b.locks.expire)
 	b.due.every(virtualSweep, b.sweepVirtuals)
 	b.due.every(commitEvery, func() { b.offsets.flush(nil) })
-	b.due.every(expireEvery, b.expireSoon)
+	b.due.every(min(expireEvery, b.store.Retention()), b.expireSoon)
 	if b.uploader != nil {
 		b.uploader.store = b.store
 		b.upkeep.Go(func() { b.uploader.run(ctx) })

@@ -27,6 +27,9 @@ import (
 //
 // The first two go through the log like everything else, so a replay trims what live traffic trimmed.
 
+// Retention is how long messages stay in the local log.
+func (s *Store) Retention() time.Duration { return s.opts.Retention }
+
 // Expire trims what is past retention, drops old index hours and deletes covered segments. The broker's due loop calls it.
 // What it has done when an error or the end of ctx stops it stays done; the next call goes on.
 func (s *Store) Expire(ctx context.Context, now time.Time) error {
