@@ -219,6 +219,7 @@ func TestTierOutOfReach(t *testing.T) {
 	plan.Outage(false)
 	plan.Rates(0.03) // a service as it may be, but for requests that hang, for which clients do not wait
 	plan.Rate(faults.Timeout, 0)
+	plan.Rate(faults.WrongBytes, 0.001) // two in a row are damage, and said to be
 	eventually(t, 2*time.Minute, "the tier works again", c.uploadedAll(3))
 	c.receiveNumbered(1300)
 	plan.Rates(0)
