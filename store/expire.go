@@ -60,10 +60,8 @@ func (s *Store) Expire(ctx context.Context, now time.Time) error {
 		}
 		hour = b.hour
 	}
-	if s.opts.Tier == nil { // else it has their bodies
-		if err := s.carryTimers(ctx, left); err != nil {
-			return fmt.Errorf("store: carry timers forward: %w", err)
-		}
+	if err := s.carryTimers(ctx, left); err != nil {
+		return fmt.Errorf("store: carry timers forward: %w", err)
 	}
 	if err := s.deleteSegments(ctx, cutoff); err != nil {
 		return fmt.Errorf("store: delete old segments: %w", err)
@@ -233,35 +231,45 @@ func (s *Store) carry(ctx context.Context, points []delay.Point) error {
 // deletable is the newest time (ms) of segments that hold nothing which is wanted: what queues list from cutoff on reaches back
 // no further than the horizon, and neither do timers that were not carried forward.
 func (s *Store) deletable(cutoff int64) (int64, error) {
-	const hour = int64(time.Hour / time.Millisecond)
 	newest := cutoff
 	b, ok, err := s.firstBucket(0)
 	if err != nil {
 		return 0, err
 	}
 	if ok {
-		newest = min(newest, int64(b.hour)*hour)
+		newest = min(newest, int64(b.hour)*hourMs)
 	}
+	return s.withoutTimers(newest - s.opts.horizon.Milliseconds())
+}
+
+const hourMs = int64(time.Hour / time.Millisecond)
+
+// withoutTimers is the newest time (ms), up to the one given, of segments that hold no body of a timer.
+func (s *Store) withoutTimers(newest int64) (int64, error) {
 	t, ok, err := s.Delay.Next()
 	if err != nil {
 		return 0, err
 	}
 	if ok {
-		newest = min(newest, t.Due)
+		newest = min(newest, t.Due-s.opts.horizon.Milliseconds())
 	}
-	newest -= s.opts.horizon.Milliseconds()
 	err = s.Delay.EachLong(math.MaxUint32, func(stored uint32, _ delay.Point) bool {
-		newest = min(newest, int64(stored)*hour)
+		newest = min(newest, int64(stored)*hourMs)
 		return false
 	})
 	return newest - 1, err
 }
 
-// mayGo says which segments hold nothing that is wanted here.
+// mayGo says which segments hold nothing that is wanted here: with a tier, what it has but for the bodies of timers, which are not
+// to wait for an object store when they are due.
 func (s *Store) mayGo(cutoff int64) (func(*commitlog.SegmentInfo) bool, error) {
 	if s.opts.Tier != nil {
 		done, err := s.offloaded()
-		return func(seg *commitlog.SegmentInfo) bool { return seg.Start < done.end }, err
+		if err != nil {
+			return nil, err
+		}
+		newest, err := s.withoutTimers(cutoff)
+		return func(seg *commitlog.SegmentInfo) bool { return seg.Start < done.end && seg.Newest <= newest }, err
 	}
 	newest, err := s.deletable(cutoff)
 	return func(seg *commitlog.SegmentInfo) bool { return seg.Newest <= newest }, err

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cairnmq/cairn/delay"
 	"github.com/cairnmq/cairn/internal/clock"
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
@@ -162,5 +163,53 @@ func byID(t *testing.T, s *Store, topic kvindex.ID, id, body string, offset int6
 	}
 	if got, _, err := message.Decode(buf.B[:ends[0]]); err != nil || string(got.Body) != body || got.QueueOffset != offset {
 		t.Fatalf("%s: offset %d of %.20s, %v", id, got.QueueOffset, got.Body, err)
+	}
+}
+
+// What is due later does not wait for an object store then: its body stays in the log, or a copy of it.
+func TestBodiesOfTimersStayHere(t *testing.T) {
+	c := clock.NewFake(epoch)
+	o := testOptions(newPlace(t), c)
+	o.SegmentSize, o.Retention, o.horizon = 16<<10, 2*time.Hour, delay.Horizon
+	o.Tier = openTier(t, t.TempDir())
+	if _, err := o.Tier.Manifests().Claim(context.Background(), tiered.StoreID{1}); err != nil {
+		t.Fatal(err)
+	}
+	s := mustOpen(t, o)
+	defer mustClose(t, s)
+	topic := putTopic(t, s, "a")
+	first := c.Now()
+	bodies := map[string]bool{}
+	for _, after := range []time.Duration{5 * time.Hour, 100 * time.Hour} {
+		id := fmt.Sprint("due-", after)
+		mustAppend(t, s, note{topic: topic, id: id, body: id}.later(t, first.Add(after).UnixMilli(), false))
+		bodies[id] = true
+	}
+	for i := range 60 {
+		c.Advance(10 * time.Minute)
+		send(t, s, note{topic: topic, id: fmt.Sprint("id-", i), body: strings.Repeat(".", 900)})
+		mustUpload(t, s)
+		if err := s.Expire(context.Background(), c.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	timers, err := dueTimers(s, first.Add(200*time.Hour).UnixMilli(), 10)
+	if err != nil || len(timers) != len(bodies) {
+		t.Fatalf("%d timers, %v", len(timers), err)
+	}
+	for _, at := range timers {
+		raw, err := s.log.ReadRaw(at.Position, int(at.Size), nil)
+		if err != nil {
+			t.Errorf("the body of the timer due at %d: %v", at.Due, err)
+			continue
+		}
+		m, err := parseMessage(raw, int(at.Size))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, _, err := message.Decode(m.layout)
+		if err != nil || !bodies[string(got.Body)] {
+			t.Errorf("the timer due at %d has the body %q, %v", at.Due, got.Body, err)
+		}
 	}
 }
