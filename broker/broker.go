@@ -39,7 +39,7 @@ const (
 	// busy; but when a hundred thousand come at once they must not all wait for the same locks: the runtime follows the list of
 	// those who do whenever it moves the stack of one.
 	lookers = 128
-	// expireEvery is how often the store drops what is past its retention.
+	// expireEvery is how often the store drops what is past its retention, at the most; a retention that is less is followed as often.
 	expireEvery = time.Minute
 
 	defaultQueues         = 8
@@ -70,6 +70,9 @@ type Options struct {
 	// Fit is asked of what is in the data folder before anything is written there; its error keeps the broker from starting.
 	// nil: every folder is.
 	Fit func(*catalog.Catalog) error
+
+	// Uploads says that sealed segments go to the store's tier, which the broker claims for its data folder.
+	Uploads bool
 
 	// Transactions: how long after a half message its producer is first asked, when the message does not say; how long after
 	// a question the next one comes; how many there are for one message, and how many a producer group gets in a second.
@@ -139,6 +142,7 @@ type Broker struct {
 	due      *due
 	workers  *workers // of pulls
 	lookers  *workers // of pops
+	cold     *coldReaders
 	waiters  *waiters
 	pulls    *pulls
 	pop      *popper
@@ -156,6 +160,7 @@ type Broker struct {
 	creates  createMeters
 	checker  *checker
 	redriver *redriver
+	uploader *uploader // nil: nothing goes to a tier
 	metrics  *metrics
 
 	listeners struct {
@@ -188,6 +193,10 @@ func Open(ctx context.Context, storeOpts store.Options, opts Options) (*Broker, 
 	b.halves = newHalfMeters()
 	b.clients = newClients(opts.Clock, b.notifiesMembers)
 	storeOpts.OnApplied = b.waiters.arrived
+	if opts.Uploads {
+		b.uploader = newUploader(b, storeOpts)
+		storeOpts.OnSealed = b.uploader.nudge
+	}
 	if storeOpts.Clock == nil {
 		storeOpts.Clock = opts.Clock
 	}
@@ -223,6 +232,7 @@ func (b *Broker) start() {
 	b.pop = newPopper(b.store, b.clock, b.due, b.waiters)
 	b.workers = newWorkers(max(2, runtime.GOMAXPROCS(0)), 16)
 	b.lookers = newWorkers(lookers, 1)
+	b.cold = newColdReaders()
 	ctx, stop := context.WithCancel(context.Background())
 	b.stop = stop
 	b.upkeep.Go(func() { b.expireStore(ctx) })
@@ -238,26 +248,48 @@ func (b *Broker) start() {
 	b.due.every(lockExpiry, b.locks.expire)
 	b.due.every(virtualSweep, b.sweepVirtuals)
 	b.due.every(commitEvery, func() { b.offsets.flush(nil) })
-	b.due.every(expireEvery, func() {
-		select {
-		case b.expiry <- struct{}{}:
-		default: // still at it
-		}
-	})
+	b.due.every(min(expireEvery, b.store.Retention()), b.expireSoon)
+	if b.uploader != nil {
+		b.uploader.store = b.store
+		b.upkeep.Go(func() { b.uploader.run(ctx) })
+	}
 }
 
-// expireStore lets the store drop what is past its retention whenever the due loop asks for it.
+// expireSoon asks for expireStore's next round; it does not block.
+func (b *Broker) expireSoon() {
+	select {
+	case b.expiry <- struct{}{}:
+	default: // still at it
+	}
+}
+
+// expireStore lets the store drop what is past its retention whenever it is asked for.
 func (b *Broker) expireStore(ctx context.Context) {
+	fails := false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-b.expiry:
 		}
-		if err := b.store.Expire(ctx, b.clock.Now()); err != nil && ctx.Err() == nil {
-			b.log.Error().Err(err).Msg("expiry failed; it will be tried again")
+		err := b.store.Expire(ctx, b.clock.Now())
+		switch {
+		case err == nil && fails:
+			b.log.Info().Msg("what is past its retention goes again")
+		case err != nil && !fails && ctx.Err() == nil:
+			b.log.WithLevel(b.expiryLevel()).Err(err).Msg("expiry fails at the moment; trying on")
 		}
+		fails = err != nil
 	}
+}
+
+// expiryLevel is how bad it is that expiry fails: with a tier it may be that the object store is out of reach for a while, and then
+// everything just stays here.
+func (b *Broker) expiryLevel() zerolog.Level {
+	if b.uploader != nil {
+		return zerolog.WarnLevel
+	}
+	return zerolog.ErrorLevel
 }
 
 // Close ends what waits with CodeClosing, writes down the offsets that were committed one-way, and closes the store. What was
@@ -268,12 +300,14 @@ func (b *Broker) Close() (err error) {
 		b.pop.close()
 		b.virtuals.close()
 		b.polls.close()
+		b.cold.stop()
 		b.gate.close()
 		b.stop()
 		b.upkeep.Wait()
 		b.due.close()
 		b.workers.close()
 		b.lookers.close()
+		b.cold.close()
 		_, flushed := await(context.Background(), func(done func(struct{}, error)) {
 			b.offsets.flush(func(err error) { done(struct{}{}, err) })
 		})

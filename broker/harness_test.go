@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/rs/zerolog"
@@ -16,6 +17,7 @@ import (
 	"github.com/cairnmq/cairn/kvindex"
 	"github.com/cairnmq/cairn/message"
 	"github.com/cairnmq/cairn/store"
+	"github.com/cairnmq/cairn/tiered"
 )
 
 var (
@@ -31,19 +33,16 @@ type testBroker struct {
 	dir     string // "": data
 	engine  string // "": Pebble
 	segment int64  // bytes of a log segment; 0: 1 MiB
+	retain  time.Duration
+	tier    *tiered.Tier // nil: none
 	opts    Options
 }
 
 // openBroker opens one on a fresh disk; change may alter the options.
 func openBroker(t testing.TB, change ...func(*Options)) *testBroker {
 	t.Helper()
-	opts := Options{Advertise: brokerHost, AutoCreateTopics: true, AutoCreateGroups: true, Logger: zerolog.Nop()}
-	for _, f := range change {
-		f(&opts)
-	}
-	tb := &testBroker{fs: vfs.NewMem(), opts: opts}
-	onEngine(t, tb)
-	tb.open(t)
+	tb := &testBroker{}
+	tb.openOn(t, change...)
 	t.Cleanup(func() {
 		if tb.Broker != nil {
 			tb.close(t)
@@ -52,10 +51,23 @@ func openBroker(t testing.TB, change ...func(*Options)) *testBroker {
 	return tb
 }
 
+// openOn opens it for the first time, on a fresh disk; who calls it closes it.
+func (tb *testBroker) openOn(t testing.TB, change ...func(*Options)) {
+	t.Helper()
+	tb.opts = Options{Advertise: brokerHost, AutoCreateTopics: true, AutoCreateGroups: true, Logger: zerolog.Nop()}
+	for _, f := range change {
+		f(&tb.opts)
+	}
+	tb.fs = vfs.NewMem()
+	onEngine(t, tb)
+	tb.open(t)
+}
+
 func (tb *testBroker) open(t testing.TB) {
 	t.Helper()
 	b, err := Open(context.Background(), store.Options{
-		FS: tb.fs, Dir: cmp.Or(tb.dir, "data"), Engine: tb.engine, CacheBytes: 8 << 20, SegmentSize: cmp.Or(tb.segment, 1<<20), Logger: zerolog.Nop(),
+		FS: tb.fs, Dir: cmp.Or(tb.dir, "data"), Engine: tb.engine, CacheBytes: 8 << 20, SegmentSize: cmp.Or(tb.segment, 1<<20), Retention: tb.retain,
+		Tier: tb.tier, Logger: zerolog.Nop(),
 	}, tb.opts)
 	if err != nil {
 		t.Fatalf("open broker: %v", err)

@@ -37,6 +37,7 @@ type metrics struct {
 	waiting, durability                      *prometheus.Desc
 	transactions                             transactionMetrics
 	timing                                   timerMetrics
+	tier                                     tierMetrics
 }
 
 func newMetrics(b *Broker) *metrics {
@@ -48,7 +49,7 @@ func newMetrics(b *Broker) *metrics {
 	out := []string{"topic", "consumer_group", "is_retry", "is_system"}
 	place := []string{"consumer_group", "topic", "is_retry", "is_system"}
 	storage := []string{"storage_type", "storage_medium"}
-	return &metrics{
+	m := &metrics{
 		b:             b,
 		messagesIn:    desc("rocketmq_messages_in_total", "Messages stored.", in...),
 		throughputIn:  desc("rocketmq_throughput_in_total", "Bytes of messages stored.", in...),
@@ -86,6 +87,8 @@ func newMetrics(b *Broker) *metrics {
 		transactions:   newTransactionMetrics(desc),
 		timing:         newTimerMetrics(desc),
 	}
+	m.tier = newTierMetrics(desc, m.storageSize, m.reserveTime)
+	return m
 }
 
 // Describe sends all descriptions.
@@ -97,7 +100,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	} {
 		ch <- d
 	}
-	for _, d := range slices.Concat(m.transactions.descs(), m.timing.descs()) {
+	for _, d := range slices.Concat(m.transactions.descs(), m.timing.descs(), m.tier.descs()) {
 		ch <- d
 	}
 }
@@ -120,6 +123,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.collectTimers(ch, gauge)
 	m.transactions.collect(m.b, ch)
 	m.timing.collect(m.b, ch)
+	m.tier.collect(m.b, ch)
 
 	topics, groups := m.b.catalog.Counts()
 	gauge(m.topics, float64(topics))

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -124,7 +125,13 @@ func (r *popping) repeat() (*PopResult, error) {
 	}
 	res.Buffer = store.NewBuffer()
 	for len(entries) > 0 {
-		ends, err := r.p.store.ReadMessages(entries, maxPopBytes, res.Buffer)
+		ends, err := r.b.reader(r.cold).ReadMessages(entries, maxPopBytes, res.Buffer)
+		if errors.Is(err, store.ErrCold) { // it is repeated by who reads the tier
+			res.Buffer.Release()
+			r.p.attempts.put(key, given, now)
+			r.asked = false
+			return nil, err
+		}
 		if err != nil {
 			res.Buffer.Release()
 			return nil, nil // the look finds out what is wrong with it

@@ -52,7 +52,7 @@ func (r *popping) something() (bool, error) {
 		s, err := r.p.stand(place{r.g.ID, r.t.ID, q})
 		found := false
 		if err == nil {
-			found, entries, err = r.p.mayMatch(r.t.ID, q, s, r.req.Filter, entries)
+			found, entries, err = mayMatch(r.b.reader(r.cold), r.t.ID, q, s, r.req.Filter, entries)
 		}
 		if found && err == nil {
 			barred := false
@@ -94,14 +94,14 @@ func queuesOf(queue, readable int32) (first, end int32) {
 
 // mayMatch says whether something in the queue may match, by the tags of the next popScan messages. room is scratch, and is
 // given back.
-func (p *popper) mayMatch(topic kvindex.ID, queue int32, s stand, f *filter.Expr, room []store.Entry) (bool, []store.Entry, error) {
+func mayMatch(r store.Reader, topic kvindex.ID, queue int32, s stand, f *filter.Expr, room []store.Entry) (bool, []store.Entry, error) {
 	from := max(s.next, s.low)
 	if from >= s.high || f.All() || f.NeedsProperties() {
 		return from < s.high, room, nil
 	}
 	for scanned := 0; scanned < popScan; scanned += len(room) {
 		var err error
-		room, err = p.store.Entries(topic, queue, from, scanChunk, room[:0])
+		room, err = r.Entries(topic, queue, from, scanChunk, room[:0])
 		if err != nil || len(room) == 0 {
 			return false, room, err
 		}

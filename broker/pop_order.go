@@ -208,7 +208,7 @@ func (p *popper) acked(key groupOfTopic, ordered bool, refs []pop.Ref) {
 // ---- asking without taking ----
 
 // barred says whether a queue is held up by its next message, from an offset on: a pop would find nothing new there.
-func (r *popping) barred(queue int32, from int64) (bool, error) {
+func (r *popping) barred(queue int32, offset int64) (bool, error) {
 	l := pop.Line{Queue: queue, ID: pop.LineOf(nil)}
 	if !r.inOrder() {
 		return false, nil
@@ -216,13 +216,14 @@ func (r *popping) barred(queue int32, from int64) (bool, error) {
 	if held, err := r.p.store.Pop.HasLine(r.g.ID, r.t.ID, l); err != nil || !held {
 		return false, err
 	}
-	entries, err := r.p.store.Entries(r.t.ID, queue, from, 1, nil)
+	from := r.b.reader(r.cold)
+	entries, err := from.Entries(r.t.ID, queue, offset, 1, nil)
 	if err != nil || len(entries) == 0 {
 		return false, err
 	}
 	buf := store.NewBuffer()
 	defer buf.Release()
-	ends, err := r.p.store.ReadMessages(entries, maxPopBytes, buf)
+	ends, err := from.ReadMessages(entries, maxPopBytes, buf)
 	if errors.Is(err, commitlog.ErrGone) {
 		return false, nil // a pop passes over it
 	}

@@ -27,7 +27,7 @@ func (b *Broker) Peek(req *PeekRequest) (*PopResult, error) {
 	if req.Max < 1 || req.Max > maxPop {
 		return nil, refuse(CodeParameter, "peek at %d messages: 1 to %d", req.Max, maxPop)
 	}
-	r := &popping{b: b, p: b.pop, req: &PopRequest{Group: req.Group, Topic: req.Topic, Queue: req.Queue}}
+	r := &popping{b: b, p: b.pop, cold: true, req: &PopRequest{Group: req.Group, Topic: req.Topic, Queue: req.Queue}}
 	if err := r.check(); err != nil {
 		return nil, err
 	}
@@ -88,7 +88,7 @@ func (k *peek) new(queue int32) error {
 	if held, err := k.barred(queue, max(s.next, s.low)); err != nil || held {
 		return err
 	}
-	entries, err := k.p.store.Entries(k.t.ID, queue, max(s.next, s.low), k.room(), nil)
+	entries, err := k.b.reader(true).Entries(k.t.ID, queue, max(s.next, s.low), k.room(), nil)
 	if err != nil {
 		return err
 	}
@@ -101,7 +101,7 @@ func (k *peek) read(entries []store.Entry, attempt int32) error {
 		k.res.Buffer = store.NewBuffer()
 	}
 	for len(entries) > 0 && k.room() > 0 {
-		ends, err := k.p.store.ReadMessages(entries, maxPopBytes-len(k.res.Buffer.B), k.res.Buffer)
+		ends, err := k.b.reader(true).ReadMessages(entries, maxPopBytes-len(k.res.Buffer.B), k.res.Buffer)
 		if errors.Is(err, commitlog.ErrGone) {
 			entries = entries[1:]
 			continue

@@ -2,7 +2,10 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"sync"
+
+	"github.com/cairnmq/cairn/store"
 )
 
 // longPoll is a pop, or the question whether there is something to pop, that holds no goroutine while it waits. It is done in pieces, each on
@@ -143,6 +146,10 @@ func (p *longPoll) done(found bool, err error) {
 // begin looks for the first time.
 func (p *longPoll) begin() {
 	found, err := p.try()
+	if errors.Is(err, store.ErrCold) {
+		p.goCold(p.begin)
+		return
+	}
 	if found || err != nil || p.over() {
 		p.finish(found, err)
 		return
@@ -167,8 +174,13 @@ func (p *longPoll) turn() {
 			return
 		}
 		found, err := p.try()
+		if errors.Is(err, store.ErrCold) {
+			p.woken = !p.p.waiters.remove(w) || p.woken
+			p.goCold(p.turn)
+			return
+		}
 		if !found && err == nil {
-			p.woken = false
+			p.woken, p.cold = false, false
 			if !p.over() {
 				p.p.alarms.arm(p.p.store.Pop, groupOfTopic{w.group, w.topic}, p.looked)
 				if p.hold() {
@@ -180,6 +192,25 @@ func (p *longPoll) turn() {
 		if p.endTurn(found, err) {
 			return
 		}
+	}
+}
+
+// goCold has those go on with the poll that may wait for the tier.
+func (p *longPoll) goCold(on func()) {
+	p.cold = true
+	end := func(err error) {
+		p.passOn(p.woken)
+		p.finish(false, err)
+	}
+	err := p.b.cold.run(func() {
+		if err := p.why(); err != nil {
+			end(err)
+			return
+		}
+		on()
+	})
+	if err != nil {
+		end(err)
 	}
 }
 
@@ -217,7 +248,9 @@ func (p *longPoll) resume() {
 func (p *longPoll) endTurn(found bool, err error) (over bool) {
 	p.woken = !p.p.waiters.remove(&p.waiter) || p.woken
 	if !found && err == nil && p.woken && p.over() { // at the last moment
-		found, err = p.try()
+		if found, err = p.try(); errors.Is(err, store.ErrCold) {
+			err = nil // there is no time for that
+		}
 	}
 	if !found && err == nil && !p.over() {
 		return false

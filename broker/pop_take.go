@@ -35,6 +35,7 @@ const (
 // has waited in its line (pop_order.go), then what is new.
 type take struct {
 	p        *popper
+	from     store.Reader
 	req      *PopRequest
 	filter   *filter.Expr
 	group    kvindex.ID
@@ -78,7 +79,7 @@ var takes = sync.Pool{New: func() any {
 func (p *popper) take(r *popping) (res *PopResult, again bool, err error) {
 	t := takes.Get().(*take)
 	defer t.put()
-	t.p, t.req, t.filter, t.group, t.topic = p, r.req, r.req.Filter, r.g.ID, r.t.ID
+	t.p, t.from, t.req, t.filter, t.group, t.topic = p, r.b.reader(r.cold), r.req, r.req.Filter, r.g.ID, r.t.ID
 	t.now = p.clock.Now().UnixMilli()
 	r.looked = t.now
 	t.rec.Reset()
@@ -88,6 +89,10 @@ func (p *popper) take(r *popping) (res *PopResult, again bool, err error) {
 	t.ordered = r.inOrder()
 	t.rec.Ordered = t.ordered
 	t.choose(r)
+	if errors.Is(t.failed, store.ErrCold) {
+		t.abandon()
+		return nil, false, t.failed
+	}
 	if t.rec.Empty() && len(t.dead.letters) == 0 {
 		if t.expiry {
 			t.leave(place{t.group, t.topic, everything})
@@ -360,7 +365,7 @@ func (t *take) scan(queue int32, s stand) (end int64, err error) {
 			chunk, most = window, window
 			window = min(2*window, scanChunk)
 		}
-		t.entries, err = t.p.store.Entries(t.topic, queue, from, chunk, t.entries[:0])
+		t.entries, err = t.from.Entries(t.topic, queue, from, chunk, t.entries[:0])
 		if err != nil {
 			return end, err
 		}
@@ -421,7 +426,7 @@ func (t *take) read(entries []store.Entry, judge func(i int, layout []byte) verd
 	}
 	for looked < len(entries) && t.room() > 0 && t.budget > 0 {
 		begin := len(t.buf.B)
-		ends, err := t.p.store.ReadMessages(entries[looked:], maxPopBytes-begin, t.buf)
+		ends, err := t.from.ReadMessages(entries[looked:], maxPopBytes-begin, t.buf)
 		if errors.Is(err, commitlog.ErrGone) {
 			judge(looked, nil)
 			looked++
@@ -471,9 +476,10 @@ func (t *take) wants(layout []byte) bool {
 	return t.filter.Match(props)
 }
 
-// fail notes why one part of the look got nothing. The others go on: a damaged message holds up its queue only.
+// fail notes why one part of the look got nothing. The others go on: a damaged message holds up its queue only. What is in the tier
+// goes before, for it can be had.
 func (t *take) fail(err error) {
-	if t.failed == nil {
+	if t.failed == nil || errors.Is(err, store.ErrCold) {
 		t.failed = err
 	}
 }
@@ -535,6 +541,18 @@ func (t *take) done() {
 	}
 	t.wakeNext(wake || t.ordered && t.freed(mask))
 	t.applied <- struct{}{}
+}
+
+// abandon gives up what was chosen before anything of it was written. Where part of it is in the tier all of it is left to a look
+// that reads there: a queue that others always come before would never be served.
+func (t *take) abandon() {
+	t.eachQueue(func(at place, _ *pop.Range, _ int) bool {
+		t.leave(at)
+		return false
+	})
+	if t.expiry {
+		t.leave(place{t.group, t.topic, everything})
+	}
 }
 
 // leave ends the choice in a queue that is not in the record.

@@ -119,6 +119,7 @@ type pull struct {
 	passed   bool      // it waited behind messages that do not match
 	waited   bool
 	virtual  bool // whether its group had virtual queues when it began to wait
+	cold     bool // it is with those that read the tier
 
 	mu struct {
 		sync.Mutex
@@ -157,6 +158,10 @@ func (p *pull) run() {
 		at := place{g.ID, t.ID, p.req.QueueID}
 		began := p.b.clock.Now()
 		res, err := p.look(t, at)
+		if errors.Is(err, store.ErrCold) {
+			p.goCold()
+			return
+		}
 		if err == nil && p.waited && g.VirtualQueues() != p.virtual { // the next pull is served otherwise
 			res.Buffer.Release()
 			p.done(&PullResult{Status: PullNoNewMessage, NextOffset: p.req.Offset, Min: res.Min, Max: res.Max}, nil)
@@ -175,10 +180,18 @@ func (p *pull) run() {
 			p.done(res, nil)
 			return
 		}
-		p.waited = true
+		p.waited, p.cold = true, false
 		if again := p.wait(at, res); !again {
 			return
 		}
+	}
+}
+
+// goCold has those go on with the pull that may wait for the tier.
+func (p *pull) goCold() {
+	p.cold = true
+	if err := p.b.cold.run(p.run); err != nil {
+		p.done(nil, err)
 	}
 }
 
@@ -263,7 +276,7 @@ func (p *pull) read(t *catalog.Topic, res *PullResult) error {
 		return p.noneMatched(t, res)
 	}
 	buf := store.NewBuffer()
-	ends, err := p.b.store.ReadMessages(s.picked, p.mostBytes(), buf)
+	ends, err := p.b.reader(p.cold).ReadMessages(s.picked, p.mostBytes(), buf)
 	if len(ends) == 0 {
 		buf.Release()
 		if errors.Is(err, commitlog.ErrGone) { // its segment was deleted: go on behind it
@@ -323,7 +336,7 @@ func (p *pull) pick(t *catalog.Topic, res *PullResult, s *pullScratch) error {
 	s.picked = s.picked[:0]
 	for scanned := 0; scanned < maxScan && res.NextOffset < res.Max && len(s.picked) < most; scanned += len(s.entries) {
 		var err error
-		s.entries, err = p.b.store.Entries(t.ID, req.QueueID, res.NextOffset, chunk, s.entries[:0])
+		s.entries, err = p.b.reader(p.cold).Entries(t.ID, req.QueueID, res.NextOffset, chunk, s.entries[:0])
 		if err != nil || len(s.entries) == 0 {
 			return err
 		}

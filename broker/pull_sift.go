@@ -42,7 +42,7 @@ func (p *pull) sift(t *catalog.Topic, res *PullResult, s *pullScratch) error {
 func (f *sifting) all(t *catalog.Topic, s *pullScratch) (err error) {
 	chunk := f.p.mostMessages()
 	for scanned := 0; scanned < maxScan && f.res.NextOffset < f.res.Max && !f.over(); scanned += len(s.entries) {
-		s.entries, err = f.p.b.store.Entries(t.ID, f.p.req.QueueID, f.res.NextOffset, chunk, s.entries[:0])
+		s.entries, err = f.p.b.reader(f.p.cold).Entries(t.ID, f.p.req.QueueID, f.res.NextOffset, chunk, s.entries[:0])
 		if err != nil || len(s.entries) == 0 {
 			return err
 		}
@@ -66,7 +66,7 @@ func (f *sifting) over() bool {
 // some reads entries, as many as fit at once, and answers how many it has dealt with.
 func (f *sifting) some(entries []store.Entry) (looked int, err error) {
 	f.buf.B = f.buf.B[:f.kept]
-	ends, err := f.p.b.store.ReadMessages(entries, maxPullBytes, f.buf)
+	ends, err := f.p.b.reader(f.p.cold).ReadMessages(entries, maxPullBytes, f.buf)
 	if errors.Is(err, commitlog.ErrGone) { // its segment was deleted: go on behind it
 		f.res.NextOffset = entries[0].Offset + 1
 		return 1, nil

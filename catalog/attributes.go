@@ -3,6 +3,7 @@ package catalog
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,6 +23,10 @@ const (
 // each is given every queue, and what it pulls is popped for it.
 const AttrVirtualQueues = "queues.virtual"
 
+// AttrReserveTime is the topic attribute that says for how many hours the tier keeps the topic's messages: -1 for as long as the broker
+// says, 0 for not at all.
+const AttrReserveTime = "reserve.time"
+
 // attribute is a known key: whether it can change after creation, and what its values are.
 type attribute struct {
 	mutable bool
@@ -33,7 +38,7 @@ var topicAttributes = map[string]attribute{
 	"cleanup.policy": {false, oneOf("DELETE", "COMPACTION")},
 	AttrMessageType: {true, oneOf("UNSPECIFIED", "NORMAL", "FIFO", "DELAY", "TRANSACTION", "PRIORITY", "LITE",
 		"MIXED")},
-	"reserve.time":          {true, between(-1, 1<<62)},
+	AttrReserveTime:         {true, between(-1, math.MaxInt64)},
 	"lite.topic.expiration": {true, between(-1, 43_200)},
 }
 

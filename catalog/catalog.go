@@ -61,6 +61,16 @@ func (t *Topic) MessageType() string {
 	return "NORMAL"
 }
 
+// TierRetention is how long the tier keeps the topic's messages: the attribute reserve.time, or what the broker does with topics that
+// have none. 0: the tier does not have them.
+func (t *Topic) TierRetention(broker time.Duration) time.Duration {
+	hours, err := strconv.ParseInt(t.Attributes[AttrReserveTime], 10, 64)
+	if err != nil || hours < 0 {
+		return broker
+	}
+	return time.Duration(min(hours, int64(math.MaxInt64/time.Hour))) * time.Hour
+}
+
 // Queues is the number of queues that a client may name: the larger of the read and the write queues.
 func (t *Topic) Queues() int32 { return max(t.ReadQueues, t.WriteQueues) }
 

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"bytes"
 	"fmt"
 
 	"github.com/cairnmq/cairn/internal/record"
@@ -16,6 +17,7 @@ type changes struct {
 	topicIDs, groupIDs     []kvindex.ID
 	counters               counters
 	counted                bool // counters were changed
+	reserved               bool // a topic that was there may have another reserve.time
 }
 
 // Kinds lists the record kinds that the catalog applies.
@@ -53,6 +55,10 @@ func (c *Catalog) Publish() {
 		published := ch.counters
 		c.counters.Store(&published)
 		ch.counted = false
+	}
+	if ch.reserved {
+		c.reserves.Add(1)
+		ch.reserved = false
 	}
 	if len(ch.topicNames)+len(ch.topicIDs) > 0 {
 		forget(c.topicsByName, ch.topicNames)
@@ -129,9 +135,13 @@ func (c *Catalog) applyPut(b *kvindex.Batch, ns names, payload []byte) (record.O
 	}
 	b.Set(ns.nameKey(nil, name), appendEntryRow(nil, row.id, row.created, stateLive, config))
 	ns.note(&c.changes, name, row.id)
+	c.changes.reserved = c.changes.reserved || known && !bytes.Equal(row.config, config) && (reserves(row.config) || reserves(config))
 	c.writeCounters(b, n)
 	return record.Outcome{Offset: int64(row.id)}, nil
 }
+
+// reserves says whether a configuration may have the attribute reserve.time.
+func reserves(config []byte) bool { return bytes.Contains(config, []byte(AttrReserveTime)) }
 
 // applyTopicDelete removes a topic and every row under its id that has not its own end of life: rows of the key index
 // and the buckets go with their hour, timers when they are due, half messages when they end. For a topic that is gone already the listed groups' rows still go, so that what
@@ -162,6 +172,7 @@ func (c *Catalog) applyTopicDelete(b *kvindex.Batch, payload []byte) (record.Out
 	b.Delete(kvindex.AppendTopicIDKey(nil, topic))
 	deletePrefix(b, kvindex.AppendQueuePrefix(nil, topic))
 	deletePrefix(b, kvindex.AppendConsumeQueueTopicPrefix(nil, topic))
+	deletePrefix(b, kvindex.AppendTierQueueTopicPrefix(nil, topic))
 	b.Delete(kvindex.AppendTimerCounterKey(nil, topic))
 	b.Delete(kvindex.AppendHalfCounterKey(nil, topic))
 	topicNames.note(&c.changes, name, topic)
@@ -245,7 +256,7 @@ func readEntry(b *kvindex.Batch, ns names, name string) (entryRow, bool, error) 
 	if err != nil {
 		return entryRow{}, false, fmt.Errorf("catalog: %s %q: %w", ns.what, name, err)
 	}
-	row.config = nil
+	row.config = bytes.Clone(row.config)
 	return row, true, nil
 }
 

@@ -27,6 +27,7 @@ type Catalog struct {
 	groupsByName *viewcache.Cache[string, *Group]
 	groupsByID   *viewcache.Cache[kvindex.ID, *Group]
 	counters     atomic.Pointer[counters] // as published
+	reserves     atomic.Int64             // see Reserves
 	changes      changes
 }
 
@@ -48,6 +49,9 @@ func New(e kvindex.Engine) *Catalog {
 	c.counters.Store(&n)
 	return c
 }
+
+// Reserves rises when a topic's attribute reserve.time may have become another one, so that who works by it looks at everything again.
+func (c *Catalog) Reserves() int64 { return c.reserves.Load() }
 
 // Topic finds a topic by name; ErrTopicNotFound when there is none.
 func (c *Catalog) Topic(name string) (*Topic, error) {

@@ -13,6 +13,8 @@ type SegmentInfo struct {
 	Name       string
 	Start, End record.Position
 	Bytes      int64 // of the file; less than End-Start while it is being filled
+	// Follows is where the batch before its first one ends, in the segment before; 0 when there is none yet.
+	Follows record.Position
 	// Oldest is the timestamp of its first batch, ms since 1970; 0 when there is none yet.
 	Oldest int64
 	// Newest is a timestamp, ms since 1970, that no batch in it exceeds: that of the batch which follows the segment, or
@@ -35,9 +37,9 @@ func (l *Log) Segments() ([]SegmentInfo, error) {
 			return nil, err
 		}
 		stat, err := h.Stat()
-		var oldest int64
+		var first header
 		if err == nil && l.Committed() > seg.start {
-			oldest, err = seg.oldest(h)
+			first, err = seg.firstBatch(h)
 		}
 		h.release()
 		if err != nil {
@@ -45,30 +47,36 @@ func (l *Log) Segments() ([]SegmentInfo, error) {
 		}
 		infos[i] = SegmentInfo{
 			Name: seg.name, Start: seg.start, End: seg.end, Bytes: stat.Size(),
-			Oldest: oldest, Newest: newest, Active: i == len(list)-1,
+			Follows: first.previous, Oldest: first.timestamp, Newest: newest, Active: i == len(list)-1,
 		}
-		if oldest != 0 {
-			newest = oldest
+		if first.timestamp != 0 {
+			newest = first.timestamp
 		}
 	}
 	return infos, nil
 }
 
-// oldest is the timestamp of the segment's first batch, 0 when there is none.
-func (s *segment) oldest(h *handle) (int64, error) {
-	if t := s.firstTime.Load(); t != 0 {
-		return t, nil
+// Active is where the segment begins that is being written. After Start; it costs nothing.
+func (l *Log) Active() record.Position {
+	list := l.segments.all()
+	return list[len(list)-1].start
+}
+
+// firstBatch is the header of the segment's first batch, zero when there is none.
+func (s *segment) firstBatch(h *handle) (header, error) {
+	if first := s.first.Load(); first != nil {
+		return *first, nil
 	}
 	var raw [batchHeader]byte
 	if _, err := h.ReadAt(raw[:], 0); err != nil && !errors.Is(err, io.EOF) {
-		return 0, err
+		return header{}, err
 	}
 	head, wrong := parseHeader(raw[:], s.start, 0, s.capacity())
 	if wrong != "" {
-		return 0, nil
+		return header{}, nil
 	}
-	s.firstTime.Store(head.timestamp)
-	return head.timestamp, nil
+	s.first.Store(&head)
+	return head, nil
 }
 
 // DeleteBefore deletes whole segments whose end is ≤ pos, never the active one; returns how many bytes went. A segment also

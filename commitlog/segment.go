@@ -77,8 +77,8 @@ type segment struct {
 	// than a segment may raise it.
 	end record.Position
 
-	// firstTime caches the timestamp of the segment's first batch; 0 while not known.
-	firstTime atomic.Int64
+	// first caches the header of the segment's first batch; nil while not known.
+	first atomic.Pointer[header]
 
 	file handleSlot
 

@@ -20,10 +20,11 @@ import (
 	"github.com/cairnmq/cairn/commitlog"
 	"github.com/cairnmq/cairn/delay"
 	"github.com/cairnmq/cairn/internal/telemetry"
+	"github.com/cairnmq/cairn/tiered/objects"
 )
 
 // Config is everything that can be set. The key tag is the name in cairn.yaml (and, in upper case with underscores, of the
-// environment variable: log-level is CAIRN_LOG_LEVEL); the flag of `cairn serve` has the same name.
+// environment variable: log-level is CAIRN_LOG_LEVEL, tiered.url is CAIRN_TIERED_URL); the flag of `cairn serve` has the same name.
 type Config struct {
 	Data             string        `key:"data" help:"folder that holds the commitlog and the index"`
 	Cluster          string        `key:"cluster" help:"cluster name that clients and tools see"`
@@ -51,6 +52,12 @@ type Config struct {
 	TxTimeout        time.Duration `key:"transaction-timeout" help:"time after which a producer is asked for the end of its transaction"`
 	TxCheckInterval  time.Duration `key:"transaction-check-interval" help:"time between two such questions"`
 	TxMaxChecks      int           `key:"transaction-max-checks" help:"questions after which a transaction is parked: not asked for any more, until 'cairn txn' ends it"`
+	TieredURL        string        `key:"tiered.url" help:"object store that sealed segments go to, file:///folder or s3://bucket/prefix?endpoint=host:port&region=name&path-style=true; empty: none. Names in it begin with CLUSTER/NAME/"`
+	TieredRetention  time.Duration `key:"tiered.retention" help:"how long messages are kept there; retention is then how long they are kept here, too"`
+	TieredMemory     ByteSize      `key:"tiered.cache.memory" help:"memory for what was read from the object store"`
+	TieredDisk       ByteSize      `key:"tiered.cache.disk" help:"disk space for what was read from the object store, below the data folder; 0 for none"`
+	TieredBandwidth  ByteSize      `key:"tiered.upload.bandwidth" help:"bytes a second that uploads take at most; 0 for no limit"`
+	TieredEncryption string        `key:"tiered.encryption" help:"what an S3 service encrypts objects with: none (as the bucket is set), AES256, aws:kms or aws:kms:KEY"`
 	OTLPEndpoint     string        `key:"metrics-otlp-endpoint" help:"OpenTelemetry collector that metrics are pushed to over gRPC, host:port or https://host:port; empty: none"`
 	OTLPInterval     time.Duration `key:"metrics-otlp-interval" help:"time between two such pushes"`
 	LogLevel         string        `key:"log-level" help:"debug, info, warn or error"`
@@ -70,6 +77,7 @@ func Default() Config {
 		AutoCreateTopics: true, AutoCreateGroups: true, DefaultQueues: 8, MaxMessageSize: 4 << 20,
 		DelayLevels: delay.DefaultLevels, MaxDelay: 365 * 24 * time.Hour,
 		TxTimeout: 6 * time.Second, TxCheckInterval: 30 * time.Second, TxMaxChecks: 15,
+		TieredRetention: 365 * 24 * time.Hour, TieredMemory: 64 << 20, TieredDisk: 1 << 30, TieredEncryption: "none",
 		OTLPInterval: time.Minute, LogLevel: "info", LogFormat: "auto",
 	}
 }
@@ -104,12 +112,15 @@ func AddFlags(fs *pflag.FlagSet, d Config) {
 	})
 }
 
+// noDelimiter is in no key, so that a dot in one is part of it.
+const noDelimiter = "::"
+
 // Load composes a configuration: defaults d, the file (when not empty), the environment, and the flags that were set.
 // Errors are *Error, or those of reading the file.
 func Load(file string, flags *pflag.FlagSet, d Config) (Config, error) {
-	v := viper.New()
+	v := viper.NewWithOptions(viper.KeyDelimiter(noDelimiter))
 	v.SetEnvPrefix("CAIRN")
-	v.SetEnvKeyReplacer(strings.NewReplacer("-", "_"))
+	v.SetEnvKeyReplacer(strings.NewReplacer("-", "_", ".", "_"))
 	v.AutomaticEnv()
 	each(&d, func(key, _ string, val reflect.Value) {
 		v.SetDefault(key, val.Interface())
@@ -181,9 +192,7 @@ func (c *Config) Check() error {
 	if c.SyncInterval < time.Millisecond || c.SyncInterval > time.Minute {
 		bad("sync-interval", "%s is not between 1ms and 1m", c.SyncInterval)
 	}
-	if c.Retention < time.Hour {
-		bad("retention", "%s is under the least, 1h", c.Retention)
-	}
+	c.checkKeeping(bad)
 	if c.SegmentSize < 16<<20 || c.SegmentSize > 64<<30 {
 		bad("segment-size", "%s is not between 16MiB and 64GiB", c.SegmentSize)
 	}
@@ -222,6 +231,44 @@ func (c *Config) Check() error {
 		return &Error{Problems: p}
 	}
 	return nil
+}
+
+// The least that can be set.
+const (
+	leastRetention     = time.Hour   // of messages that are nowhere else
+	leastWithTier      = time.Second // of those that are in the tier, too
+	leastTieredMemory  = 4 << 20     // bytes
+	leastTieredDisk    = 16 << 20
+	leastTieredUploads = 64 << 10 // bytes a second
+)
+
+// checkKeeping checks how long messages are kept, and the keys of the tier.
+func (c *Config) checkKeeping(bad func(key, format string, args ...any)) {
+	least := leastRetention
+	if c.TieredURL != "" {
+		least = leastWithTier
+	}
+	if c.Retention < least {
+		bad("retention", "%s is under the least, %s", c.Retention, least)
+	}
+	if c.TieredURL == "" {
+		return
+	}
+	if err := objects.CheckAddress(c.TieredURL, objects.Options{Encryption: c.TieredEncryption}); err != nil {
+		bad("tiered.url, tiered.encryption", "%v", err)
+	}
+	if c.TieredRetention < c.Retention {
+		bad("tiered.retention", "%s is less than retention, %s: messages would leave the object store before they leave this machine", c.TieredRetention, c.Retention)
+	}
+	if c.TieredMemory < leastTieredMemory {
+		bad("tiered.cache.memory", "%s is under the least, %s", c.TieredMemory, ByteSize(leastTieredMemory))
+	}
+	if c.TieredDisk != 0 && c.TieredDisk < leastTieredDisk {
+		bad("tiered.cache.disk", "%s is neither 0 nor at least %s", c.TieredDisk, ByteSize(leastTieredDisk))
+	}
+	if c.TieredBandwidth != 0 && c.TieredBandwidth < leastTieredUploads {
+		bad("tiered.upload.bandwidth", "%s a second is neither 0 nor at least %s", c.TieredBandwidth, ByteSize(leastTieredUploads))
+	}
 }
 
 // checkTime checks the keys of timers and transactions.
@@ -294,7 +341,7 @@ func Sample() string {
 	d := Default()
 	var b strings.Builder
 	b.WriteString("# Cairn's configuration: every key with its default. An unknown key is an error.\n")
-	b.WriteString("# Each can also be set by a flag of `cairn serve` (--key) or the environment (CAIRN_KEY, dashes as underscores).\n")
+	b.WriteString("# Each can also be set by a flag of `cairn serve` (--key) or the environment (CAIRN_KEY, dashes and dots as underscores).\n")
 	each(&d, func(key, help string, v reflect.Value) {
 		fmt.Fprintf(&b, "\n# %s.\n%s: %s\n", strings.ToUpper(help[:1])+help[1:], key, yamlValue(v))
 	})

@@ -118,3 +118,43 @@ func TestByteSize(t *testing.T) {
 		}
 	}
 }
+
+func TestKeysOfTheTier(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "cairn.yaml")
+	text := "tiered.url: s3://bucket/a?endpoint=localhost:7070\ntiered.cache.memory: 8MiB\nretention: 5s\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("CAIRN_TIERED_CACHE_DISK", "32MiB")
+	fs := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	AddFlags(fs, Default())
+	if err := fs.Parse([]string{"--tiered.upload.bandwidth=1MiB", "--tiered.encryption=AES256"}); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(file, fs, Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.TieredURL != "s3://bucket/a?endpoint=localhost:7070" || c.TieredMemory != 8<<20 || c.TieredDisk != 32<<20 ||
+		c.TieredBandwidth != 1<<20 || c.TieredEncryption != "AES256" || c.Retention != 5*time.Second {
+		t.Fatalf("%+v", c)
+	}
+	for wrong, change := range map[string]func(*Config){
+		"ftp":                            func(c *Config) { c.TieredURL = "ftp://somewhere" },
+		"bucket":                         func(c *Config) { c.TieredURL = "s3://a" },
+		"three slashes":                  func(c *Config) { c.TieredURL = "file://folder" },
+		"a folder does not encrypt":      func(c *Config) { c.TieredURL = "file:///folder" },
+		"aws:kms:KEY":                    func(c *Config) { c.TieredEncryption = "mine" },
+		"tiered.retention:":              func(c *Config) { c.TieredRetention = time.Second },
+		"tiered.cache.memory:":           func(c *Config) { c.TieredMemory = 1 },
+		"tiered.cache.disk:":             func(c *Config) { c.TieredDisk = 1 },
+		"tiered.upload.bandwidth:":       func(c *Config) { c.TieredBandwidth = 1 },
+		"retention: 5s is under the lea": func(c *Config) { c.TieredURL = "" },
+	} {
+		bad := c
+		change(&bad)
+		if err := bad.Check(); err == nil || !strings.Contains(err.Error(), wrong) {
+			t.Errorf("no word of %q in %v", wrong, err)
+		}
+	}
+}

@@ -73,6 +73,16 @@ const (
 	//	│ 23 │ hour 4  │ topic 8  │ queue 4  │
 	//	└────┴─────────┴──────────┴──────────┘
 	SpaceBucket Space = 0x23
+	// SpaceTierQueue: what a part of the tier has of a queue, found as a run is. Owner: store. Since format 1.
+	//	┌────┬──────────┬──────────┬───────────────────────────┐
+	//	│ 24 │ topic 8  │ queue 4  │ last offset in the part 8 │
+	//	└────┴──────────┴──────────┴───────────────────────────┘
+	SpaceTierQueue Space = 0x24
+	// SpaceTier: one row, up to where queues and log are in the tier and not here. Owner: store. Since format 1.
+	//	┌────┐
+	//	│ 25 │
+	//	└────┘
+	SpaceTier Space = 0x25
 	// SpaceCursor: where a group stands in a queue. Owner: pop. Since format 1.
 	//	┌────┬──────────┬──────────┬──────────┐
 	//	│ 30 │ group 8  │ topic 8  │ queue 4  │
@@ -226,6 +236,19 @@ func AppendConsumeQueueTopicPrefix(dst []byte, topic ID) []byte {
 func AppendConsumeQueueKey(dst []byte, topic ID, queue int32, last int64) []byte {
 	return be64(be32(AppendConsumeQueueTopicPrefix(dst, topic), uint32(queue)), uint64(last))
 }
+
+// AppendTierQueueTopicPrefix covers what the tier has of all queues of a topic.
+func AppendTierQueueTopicPrefix(dst []byte, topic ID) []byte {
+	return be64(append(dst, byte(SpaceTierQueue)), uint64(topic))
+}
+
+// AppendTierQueueKey makes the key of what a part has of a queue up to the offset last; also the place to seek to for an offset.
+func AppendTierQueueKey(dst []byte, topic ID, queue int32, last int64) []byte {
+	return be64(be32(AppendTierQueueTopicPrefix(dst, topic), uint32(queue)), uint64(last))
+}
+
+// AppendTierKey makes the key of the row of SpaceTier.
+func AppendTierKey(dst []byte) []byte { return append(dst, byte(SpaceTier)) }
 
 // AppendKeyIndexHourPrefix covers one hour of the key index.
 func AppendKeyIndexHourPrefix(dst []byte, hour uint32) []byte {

@@ -35,6 +35,8 @@ var spaceInfos = []spaceInfo{
 		p.offset("position")
 	}},
 	{SpaceBucket, "bucket", func(p *keyPrinter) { p.hour(); p.id("topic"); p.queue() }},
+	{SpaceTierQueue, "tier-queue", func(p *keyPrinter) { p.id("topic"); p.queue(); p.offset("last") }},
+	{SpaceTier, "tier", func(*keyPrinter) {}},
 	{SpaceCursor, "cursor", func(p *keyPrinter) { p.id("group"); p.id("topic"); p.queue() }},
 	{SpaceCheckpoint, "checkpoint", func(p *keyPrinter) {
 		p.id("group")

@@ -50,6 +50,8 @@ const (
 const (
 	MagicV1 uint32 = 0xDAA320A7
 	MagicV2 uint32 = 0xDAA320AB
+	// MagicBlank marks what is no message: in Java the filling at a file's end, here also a record that Clear took.
+	MagicBlank uint32 = 0xCBD43194
 
 	MaxTopicV1    = math.MaxInt8  // bytes; a longer topic makes the record V2
 	MaxTopic      = math.MaxInt16 // bytes
@@ -353,3 +355,16 @@ func topicOf(rec []byte) (start, end int) {
 	}
 	return at + 1, at + 1 + int(rec[at])
 }
+
+// Clear takes away what a record says, and leaves its size, queue, place and times: body, topic and properties become one body of
+// zeros. It is no message any more to Decode.
+func Clear(rec []byte) {
+	binary.BigEndian.PutUint32(rec[offMagic:], MagicBlank)
+	binary.BigEndian.PutUint32(rec[offBodyCRC:], 0)
+	at := afterHostsOf(rec) + 4 + 8
+	clear(rec[at:])
+	binary.BigEndian.PutUint32(rec[at:], uint32(len(rec)-at-4-1-2)) // no topic, no properties
+}
+
+// Cleared says whether a record is one that Clear took.
+func Cleared(rec []byte) bool { return binary.BigEndian.Uint32(rec[offMagic:]) == MagicBlank }

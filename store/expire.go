@@ -7,6 +7,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/cairnmq/cairn/commitlog"
 	"github.com/cairnmq/cairn/delay"
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
@@ -26,6 +27,9 @@ import (
 //
 // The first two go through the log like everything else, so a replay trims what live traffic trimmed.
 
+// Retention is how long messages stay in the local log.
+func (s *Store) Retention() time.Duration { return s.opts.Retention }
+
 // Expire trims what is past retention, drops old index hours and deletes covered segments. The broker's due loop calls it.
 // What it has done when an error or the end of ctx stops it stays done; the next call goes on.
 func (s *Store) Expire(ctx context.Context, now time.Time) error {
@@ -33,6 +37,16 @@ func (s *Store) Expire(ctx context.Context, now time.Time) error {
 	defer s.expiring.Unlock()
 	cutoff := now.Add(-s.opts.Retention).UnixMilli()
 	left := kvindex.HourOf(max(cutoff, 0)) // the oldest hour that may have something to keep
+	if s.opts.Tier != nil {
+		if err := s.Offload(ctx, cutoff); err != nil {
+			return err
+		}
+		done, err := s.offloaded()
+		if err != nil {
+			return fmt.Errorf("store: expire: %w", err)
+		}
+		left = min(left, kvindex.HourOf(done.until))
+	}
 	for hour := uint32(0); hour < left; hour++ {
 		b, ok, err := s.firstBucket(hour)
 		if err != nil {
@@ -51,6 +65,11 @@ func (s *Store) Expire(ctx context.Context, now time.Time) error {
 	}
 	if err := s.deleteSegments(ctx, cutoff); err != nil {
 		return fmt.Errorf("store: delete old segments: %w", err)
+	}
+	if s.opts.Tier != nil {
+		if err := s.expireTier(ctx, now); err != nil {
+			return fmt.Errorf("store: expire the tier: %w", err)
+		}
 	}
 	return nil
 }
@@ -212,28 +231,48 @@ func (s *Store) carry(ctx context.Context, points []delay.Point) error {
 // deletable is the newest time (ms) of segments that hold nothing which is wanted: what queues list from cutoff on reaches back
 // no further than the horizon, and neither do timers that were not carried forward.
 func (s *Store) deletable(cutoff int64) (int64, error) {
-	const hour = int64(time.Hour / time.Millisecond)
 	newest := cutoff
 	b, ok, err := s.firstBucket(0)
 	if err != nil {
 		return 0, err
 	}
 	if ok {
-		newest = min(newest, int64(b.hour)*hour)
+		newest = min(newest, int64(b.hour)*hourMs)
 	}
+	return s.withoutTimers(newest - s.opts.horizon.Milliseconds())
+}
+
+const hourMs = int64(time.Hour / time.Millisecond)
+
+// withoutTimers is the newest time (ms), up to the one given, of segments that hold no body of a timer.
+func (s *Store) withoutTimers(newest int64) (int64, error) {
 	t, ok, err := s.Delay.Next()
 	if err != nil {
 		return 0, err
 	}
 	if ok {
-		newest = min(newest, t.Due)
+		newest = min(newest, t.Due-s.opts.horizon.Milliseconds())
 	}
-	newest -= s.opts.horizon.Milliseconds()
 	err = s.Delay.EachLong(math.MaxUint32, func(stored uint32, _ delay.Point) bool {
-		newest = min(newest, int64(stored)*hour)
+		newest = min(newest, int64(stored)*hourMs)
 		return false
 	})
 	return newest - 1, err
+}
+
+// mayGo says which segments hold nothing that is wanted here: with a tier, what it has but for the bodies of timers, which are not
+// to wait for an object store when they are due.
+func (s *Store) mayGo(cutoff int64) (func(*commitlog.SegmentInfo) bool, error) {
+	if s.opts.Tier != nil {
+		done, err := s.offloaded()
+		if err != nil {
+			return nil, err
+		}
+		newest, err := s.withoutTimers(cutoff)
+		return func(seg *commitlog.SegmentInfo) bool { return seg.Start < done.end && seg.Newest <= newest }, err
+	}
+	newest, err := s.deletable(cutoff)
+	return func(seg *commitlog.SegmentInfo) bool { return seg.Newest <= newest }, err
 }
 
 // giveUpHalves ends the transactions of half messages before a position: their bodies leave the log.
@@ -263,9 +302,9 @@ func (s *Store) giveUpHalves(ctx context.Context, before record.Position) error 
 	return nil
 }
 
-// deleteSegments deletes the segments that hold nothing which is wanted by what is not older than cutoff (ms).
+// deleteSegments deletes the segments that hold nothing which is wanted by what is not older than cutoff (ms), or which the tier has.
 func (s *Store) deleteSegments(ctx context.Context, cutoff int64) error {
-	newest, err := s.deletable(cutoff)
+	may, err := s.mayGo(cutoff)
 	if err != nil {
 		return err
 	}
@@ -275,8 +314,9 @@ func (s *Store) deleteSegments(ctx context.Context, cutoff int64) error {
 	}
 	keep := s.applied.Load().End
 	until := record.Position(-1) // end of the last segment to go
-	for _, seg := range segments {
-		if seg.Active || seg.End > keep || seg.Newest > newest {
+	for i := range segments {
+		seg := &segments[i]
+		if seg.Active || seg.End > keep || !may(seg) {
 			break
 		}
 		until = seg.End
@@ -284,8 +324,10 @@ func (s *Store) deleteSegments(ctx context.Context, cutoff int64) error {
 	if until < 0 {
 		return nil
 	}
-	if err := s.giveUpHalves(ctx, until); err != nil {
-		return err
+	if s.opts.Tier == nil {
+		if err := s.giveUpHalves(ctx, until); err != nil {
+			return err
+		}
 	}
 	at, err := s.flushView()
 	if err != nil {

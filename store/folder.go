@@ -139,6 +139,7 @@ func (f *folder) reset() {
 
 // applyBatch lets the view follow the log by one batch.
 func (s *Store) applyBatch(b *commitlog.Batch) ([]record.Outcome, error) {
+	s.setAside(b)
 	outcomes, err := s.folder.apply(b)
 	if err == nil {
 		s.applied.Store(&kvindex.Applied{End: b.End, Index: b.Index, Timestamp: b.Timestamp})
@@ -183,6 +184,7 @@ func (s *Store) onCommit(b *commitlog.Batch) {
 		var outcomes []record.Outcome
 		if outcomes, err = s.applyBatch(b); err == nil {
 			s.answer(b, outcomes)
+			s.tellSealed(b)
 			return
 		}
 		err = s.failView(err)
@@ -190,6 +192,18 @@ func (s *Store) onCommit(b *commitlog.Batch) {
 	for _, p := range b.Proposals {
 		p.Err = err
 		p.Done(p)
+	}
+}
+
+// tellSealed calls OnSealed when the batch is in another segment than those before.
+func (s *Store) tellSealed(b *commitlog.Batch) {
+	active := s.log.Active()
+	if active == s.active || b.Position < active { // the writer is ahead
+		return
+	}
+	s.active = active
+	if s.opts.OnSealed != nil {
+		s.opts.OnSealed()
 	}
 }
 

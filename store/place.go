@@ -133,7 +133,7 @@ const searchedEntries = 64 << 10
 
 // locateEntry finds the entry of a queue that points at pos, which came there at the time since (ms) or somewhat later.
 func (s *Store) locateEntry(queue queueKey, pos record.Position, since int64) (located, error) {
-	from, _, end, err := s.searchRuns(queue.topic, queue.queue, func(r run) bool { return r.timestamp >= since })
+	from, _, end, err := s.searchTime(queue.topic, queue.queue, since)
 	if err != nil {
 		return located{}, err
 	}
@@ -178,7 +178,7 @@ func (s *Store) DelayedByID(topic kvindex.ID, id string) (at delay.Point, ok boo
 	buf := NewBuffer()
 	defer buf.Release()
 	const everything = 1 << 62
-	err = s.eachHit(topic, kvindex.IndexUniqueID, id, 0, everything, func(h hit) (bool, error) {
+	each := func(h hit) (bool, error) {
 		m, err := s.readAny(h.position, buf)
 		if err != nil || m.topic != topic || !hasKey(m.layout, kvindex.IndexUniqueID, id) {
 			return true, unlessNotFound(err)
@@ -199,7 +199,10 @@ func (s *Store) DelayedByID(topic kvindex.ID, id string) (at delay.Point, ok boo
 		}
 		at, ok = point, true
 		return false, nil
-	})
+	}
+	if err = s.eachHit(topic, kvindex.IndexUniqueID, id, 0, everything, each); err == nil && !ok {
+		err = s.eachColdHit(topic, kvindex.IndexUniqueID, id, 0, everything, each)
+	}
 	return at, ok, err
 }
 

@@ -13,9 +13,21 @@ import (
 func init() {
 	kvindex.RegisterValue(kvindex.SpaceQueue, printed(func(_, val []byte) (string, error) {
 		q, err := decodeBounds(val)
-		return fmt.Sprintf("min=%d max=%d hour=%d", q.min, q.max, q.hour), err
+		text := fmt.Sprintf("min=%d max=%d hour=%d", q.min, q.max, q.hour)
+		if q.local > q.min {
+			text += fmt.Sprintf(" local=%d", q.local)
+		}
+		return text, err
 	}))
 	kvindex.RegisterValue(kvindex.SpaceConsumeQueue, printed(printRun))
+	kvindex.RegisterValue(kvindex.SpaceTierQueue, printed(func(key, val []byte) (string, error) {
+		t, err := decodeTierQueue(lastOffset(key), val)
+		return fmt.Sprintf("part=%d first=%d from=%s to=%s", t.part, t.first, kvindex.FormatTime(t.from), kvindex.FormatTime(t.to)), err
+	}))
+	kvindex.RegisterValue(kvindex.SpaceTier, printed(func(_, val []byte) (string, error) {
+		o, err := decodeOffloaded(val)
+		return fmt.Sprintf("end=%d until=%s", o.end, kvindex.FormatTime(o.until)), err
+	}))
 	kvindex.RegisterValue(kvindex.SpaceKeyIndex, printed(func(_, val []byte) (string, error) {
 		offset, size, err := decodeKeyRow(val)
 		return fmt.Sprintf("offset=%d size=%d", offset, size), err

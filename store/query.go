@@ -41,12 +41,16 @@ func decodeKeyRow(val []byte) (offset int64, size int32, err error) {
 func (s *Store) Query(topic kvindex.ID, kind kvindex.IndexKind, key string, begin, end int64, max int, buf *Buffer,
 ) (ends []int, err error) {
 	first := len(buf.ends)
-	err = s.eachHit(topic, kind, key, begin, end, func(h hit) (more bool, err error) {
-		if len(buf.ends)-first >= max {
+	more := true
+	each := func(h hit) (bool, error) {
+		if more = len(buf.ends)-first < max; !more {
 			return false, nil
 		}
 		return true, s.appendHit(topic, kind, key, h, buf)
-	})
+	}
+	if err = s.eachHit(topic, kind, key, begin, end, each); err == nil && more {
+		err = s.eachColdHit(topic, kind, key, begin, end, each)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +104,7 @@ func (s *Store) eachHit(topic kvindex.ID, kind kvindex.IndexKind, key string, be
 func (s *Store) appendHit(topic kvindex.ID, kind kvindex.IndexKind, key string, h hit, buf *Buffer) error {
 	from := len(buf.B)
 	buf.B = slices.Grow(buf.B, int(h.size))
-	raw, err := s.log.ReadRaw(h.position, int(h.size), buf.B[from:from+int(h.size)])
+	raw, err := s.Anywhere(s.open).readRaw(h.position, int(h.size), buf.B[from:from+int(h.size)])
 	if errors.Is(err, commitlog.ErrGone) {
 		return nil
 	}
@@ -108,6 +112,9 @@ func (s *Store) appendHit(topic kvindex.ID, kind kvindex.IndexKind, key string, 
 		return fmt.Errorf("store: read message at %d: %w", h.position, err)
 	}
 	m, err := parseMessage(raw, int(h.size))
+	if errors.Is(err, commitlog.ErrGone) {
+		return nil
+	}
 	if err != nil {
 		return s.corrupt(h.position, err)
 	}

@@ -73,7 +73,7 @@ var _ kvindex.Fold = (*queueFold)(nil)
 func (f *queueFold) Kinds() []record.Kind {
 	return []record.Kind{
 		record.KindMessage, record.KindDelayed, record.KindHalf, record.KindCopy, record.KindForward, record.KindTrim,
-		record.KindDropHour, record.KindStart,
+		record.KindDropHour, record.KindStart, record.KindOffload,
 	}
 }
 
@@ -87,6 +87,8 @@ func (f *queueFold) Apply(b *kvindex.Batch, at record.Position, r record.Record)
 		return f.applyDropHour(b, r.Payload)
 	case record.KindStart:
 		return f.applyStart(b, r.Payload)
+	case record.KindOffload:
+		return f.applyOffload(b, r.Payload)
 	}
 	return record.Outcome{}, fmt.Errorf("queues: record of kind %v at %d is not theirs", r.Kind, at)
 }
@@ -174,7 +176,9 @@ func (f *queueFold) applyMessage(b *kvindex.Batch, at record.Position, r record.
 	offset := int64(0)
 	switch v {
 	case visible:
-		offset, err = f.enter(b, p, at, e)
+		if offset, err = f.enter(b, p, at, e); err == nil && message.Cleared(m.layout) {
+			err = f.trim(b, p, p.max) // it has its offset, so that the others have theirs, and is gone: the log came from the tier
+		}
 	case waiting:
 		err = f.noteHour(b, at)
 	case refused:
@@ -230,12 +234,15 @@ func (f *queueFold) noteHour(b *kvindex.Batch, at record.Position) error {
 		return fmt.Errorf("queues: read hour %d: %w", hour, err)
 	}
 	if !ok {
-		f.val = binary.BigEndian.AppendUint64(f.val[:0], uint64(at))
-		f.val = binary.BigEndian.AppendUint64(f.val, uint64(b.Timestamp()))
+		f.val = appendHour(f.val[:0], at, b.Timestamp())
 		b.Set(f.key, f.val)
 	}
 	f.hour = hour
 	return nil
+}
+
+func appendHour(dst []byte, at record.Position, timestamp int64) []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(dst, uint64(at)), uint64(timestamp))
 }
 
 // indexedWords bounds the rows of one message: its 32 KiB of properties could hold some sixteen thousand words.
@@ -255,14 +262,20 @@ func (f *queueFold) indexKeys(b *kvindex.Batch, hour uint32, topic kvindex.ID, a
 	}
 	f.val = binary.AppendUvarint(f.val[:0], uint64(offset))
 	f.val = binary.AppendUvarint(f.val, uint64(size))
-	if id := f.props.uniqueID; len(id) > 0 {
-		f.key = kvindex.AppendKeyIndexKey(f.key[:0], hour, topic, kvindex.IndexUniqueID, hashBytes(kvindex.IndexUniqueID, id), b.Timestamp(), int64(at))
+	f.props.eachKey(func(kind kvindex.IndexKind, hash uint64) {
+		f.key = kvindex.AppendKeyIndexKey(f.key[:0], hour, topic, kind, hash, b.Timestamp(), int64(at))
 		b.Put(f.key, f.val)
+	})
+}
+
+// eachKey calls f for the unique id and for each of the first words of the keys.
+func (p *properties) eachKey(f func(kind kvindex.IndexKind, hash uint64)) {
+	if len(p.uniqueID) > 0 {
+		f(kvindex.IndexUniqueID, hashBytes(kvindex.IndexUniqueID, p.uniqueID))
 	}
 	words := 0
-	eachWord(f.props.keys, func(word []byte) bool {
-		f.key = kvindex.AppendKeyIndexKey(f.key[:0], hour, topic, kvindex.IndexKey, hashBytes(kvindex.IndexKey, word), b.Timestamp(), int64(at))
-		b.Put(f.key, f.val)
+	eachWord(p.keys, func(word []byte) bool {
+		f(kvindex.IndexKey, hashBytes(kvindex.IndexKey, word))
 		words++
 		return words < indexedWords
 	})
@@ -296,7 +309,18 @@ func (f *queueFold) applyTrim(b *kvindex.Batch, payload []byte) (record.Outcome,
 // trim removes the rows before offset to, which is above the queue's minimum and at most its end. A run that holds
 // entries on both sides is written again without the trimmed ones, so that what the rows hold is what is there.
 func (f *queueFold) trim(b *kvindex.Batch, p *pending, to int64) error {
-	if stored := min(to, p.base); stored > p.min {
+	if p.min < p.local {
+		lower := kvindex.AppendTierQueueKey(nil, p.topic, p.queue, 0)
+		b.DeleteRange(lower, kvindex.AppendTierQueueKey(nil, p.topic, p.queue, to))
+	}
+	p.min = to
+	p.row = true
+	return f.dropRuns(b, p, to)
+}
+
+// dropRuns removes the rows of runs before offset to, which is at most the queue's end.
+func (f *queueFold) dropRuns(b *kvindex.Batch, p *pending, to int64) error {
+	if stored := min(to, p.base); stored > p.local {
 		if err := f.splitRun(b, p, stored); err != nil {
 			return err
 		}
@@ -304,8 +328,7 @@ func (f *queueFold) trim(b *kvindex.Batch, p *pending, to int64) error {
 		upper := kvindex.AppendConsumeQueueKey(nil, p.topic, p.queue, stored)
 		b.DeleteRange(lower, upper)
 	}
-	p.min = to
-	p.row = true
+	p.local = max(p.local, to)
 	return nil
 }
 
@@ -361,7 +384,7 @@ func (f *queueFold) applyStart(b *kvindex.Batch, payload []byte) (record.Outcome
 	if p == nil || p.max > 0 {
 		return record.Outcome{Refused: true}, nil
 	}
-	p.min, p.max, p.base, p.row = s.min, s.min, s.min, true
+	p.min, p.local, p.max, p.base, p.row = s.min, s.min, s.min, s.min, true
 	return record.Outcome{Offset: s.min}, nil
 }
 

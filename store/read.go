@@ -53,27 +53,31 @@ type Entry struct {
 
 // Bounds of a queue: min is the first offset that is there, max the next one to be given. 0, 0 for a queue never written.
 func (s *Store) Bounds(topic kvindex.ID, queue int32) (min, max int64, err error) {
-	k := queueKey{topic, queue}
+	q, err := s.boundsOf(queueKey{topic, queue})
+	return q.min, q.max, err
+}
+
+func (s *Store) boundsOf(k queueKey) (bounds, error) {
 	q, ok, epoch := s.queues.bounds.Get(k)
 	if ok {
-		return q.min, q.max, nil
+		return q, nil
 	}
 	sc := scratches.Get().(*scratch)
 	defer scratches.Put(sc)
-	sc.lower = kvindex.AppendQueueKey(sc.lower[:0], topic, queue)
+	sc.lower = kvindex.AppendQueueKey(sc.lower[:0], k.topic, k.queue)
 	val, ok, err := s.engine.Get(sc.lower, sc.val)
 	if err != nil {
-		return 0, 0, fmt.Errorf("store: read bounds of topic id %d queue %d: %w", topic, queue, err)
+		return bounds{}, fmt.Errorf("store: read bounds of topic id %d queue %d: %w", k.topic, k.queue, err)
 	}
 	if !ok {
-		return 0, 0, nil // not cached: to the fold, a cached queue's topic exists
+		return bounds{}, nil // not cached: to the fold, a cached queue's topic exists
 	}
 	sc.val = val
 	if q, err = decodeBounds(val); err != nil {
-		return 0, 0, err
+		return bounds{}, err
 	}
 	s.queues.bounds.Fill(k, q, epoch)
-	return q.min, q.max, nil
+	return q, nil
 }
 
 // runsOf iterates the run rows of a queue whose last offset is at least from.
@@ -91,16 +95,31 @@ func (s *Store) runsOf(topic kvindex.ID, queue int32, from int64) (kvindex.Iter,
 
 const maxOffset = 1<<63 - 1
 
+// Entries is that of a Reader which reads the tier, too.
+func (s *Store) Entries(topic kvindex.ID, queue int32, offset int64, max int, dst []Entry) ([]Entry, error) {
+	return s.own().Entries(topic, queue, offset, max, dst)
+}
+
 // Entries appends up to max entries from offset on (at most the queue's end) to dst. Where the queue begins later than
 // offset, the first entry is the queue's first. What it gives lies before the end that Bounds tells from now on: rows of
-// a batch that is committed but not yet published are left for the next call.
-func (s *Store) Entries(topic kvindex.ID, queue int32, offset int64, max int, dst []Entry) (_ []Entry, err error) {
+// a batch that is committed but not yet published are left for the next call. Errors to decide on: ErrCold, ErrNoTier.
+func (r Reader) Entries(topic kvindex.ID, queue int32, offset int64, max int, dst []Entry) (_ []Entry, err error) {
+	s := r.s
 	if max <= 0 {
 		return dst, nil
 	}
-	_, high, err := s.Bounds(topic, queue)
-	if err != nil || offset >= high {
+	k := queueKey{topic, queue}
+	q, err := s.boundsOf(k)
+	if err != nil || offset >= q.max {
 		return dst, err
+	}
+	begin, end := len(dst), len(dst)+max
+	if offset < q.local && q.min < q.local {
+		dst, err = r.coldEntries(k, q, atLeast(offset, q.min), dst, end)
+		if err != nil || len(dst) == end || len(dst) > begin && dst[len(dst)-1].Offset < q.local-1 {
+			return dst, err
+		}
+		offset = q.local
 	}
 	it, err := s.runsOf(topic, queue, offset)
 	if err != nil {
@@ -111,21 +130,22 @@ func (s *Store) Entries(topic kvindex.ID, queue int32, offset int64, max int, ds
 			err = fmt.Errorf("store: read topic id %d queue %d: %w", topic, queue, cerr)
 		}
 	}()
-	end := len(dst) + max
 	for ok := it.First(); ok && len(dst) < end; ok = it.Next() {
-		if dst, err = appendEntries(dst, it, offset, end); err != nil {
+		if dst, err = appendEntries(dst, lastOffset(it.Key()), it.Value(), offset, end); err != nil {
 			return dst, err
 		}
 	}
-	for end -= max; len(dst) > end && dst[len(dst)-1].Offset >= high; {
+	for len(dst) > begin && dst[len(dst)-1].Offset >= q.max {
 		dst = dst[:len(dst)-1]
 	}
 	return dst, it.Error()
 }
 
-// appendEntries appends those of the run under the iterator that are not before offset, until dst has end entries.
-func appendEntries(dst []Entry, it kvindex.Iter, offset int64, end int) ([]Entry, error) {
-	r, err := openRun(lastOffset(it.Key()), it.Value())
+func atLeast(offset, least int64) int64 { return max(offset, least) }
+
+// appendEntries appends those entries of a run that are not before offset, until dst has end entries.
+func appendEntries(dst []Entry, last int64, val []byte, offset int64, end int) ([]Entry, error) {
+	r, err := openRun(last, val)
 	if err != nil {
 		return dst, err
 	}
@@ -152,17 +172,22 @@ const (
 	maxSpan = 1 << 20
 )
 
+// ReadMessages is that of a Reader which reads the tier, too.
+func (s *Store) ReadMessages(entries []Entry, maxBytes int, buf *Buffer) (ends []int, err error) {
+	return s.own().ReadMessages(entries, maxBytes, buf)
+}
+
 // ReadMessages appends the stored layouts of entries to buf.B, one after the other, with queue offset and physical
 // offset filled in, and returns the end of each in buf.B. The entries are those of one queue in order of their offsets.
 // Neighbours in the log are read together. It stops early when the next message would bring the bytes read over
 // maxBytes (the first one is always read). An entry whose body is gone is commitlog.ErrGone when it is the first one,
-// and ends the answer when it is not. Other errors: *commitlog.CorruptError.
-func (s *Store) ReadMessages(entries []Entry, maxBytes int, buf *Buffer) (ends []int, err error) {
+// and ends the answer when it is not; so does one that is ErrCold. Other errors: *commitlog.CorruptError.
+func (r Reader) ReadMessages(entries []Entry, maxBytes int, buf *Buffer) (ends []int, err error) {
 	entries = entries[:fitting(entries, maxBytes)]
 	first := len(buf.ends)
 	for len(entries) > 0 {
 		n := neighbours(entries)
-		read, err := s.readSpan(entries[:n], buf)
+		read, err := r.readSpan(entries[:n], buf)
 		if err != nil {
 			if len(buf.ends) == first {
 				return nil, err
@@ -203,13 +228,13 @@ func neighbours(entries []Entry) int {
 
 // readSpan reads the log from the first entry to the end of the last, then checks each record and moves its layout to
 // the end of buf.B, over what it has done with. It returns how many it got: a span may end with a segment.
-func (s *Store) readSpan(span []Entry, buf *Buffer) (int, error) {
+func (r Reader) readSpan(span []Entry, buf *Buffer) (int, error) {
 	start := span[0].Position
 	last := &span[len(span)-1]
 	n := int(last.Position-start) + int(last.Size)
 	out := len(buf.B)
 	buf.B = slices.Grow(buf.B, n)
-	raw, err := s.log.ReadRaw(start, n, buf.B[out:out+n])
+	raw, err := r.readRaw(start, n, buf.B[out:out+n])
 	if err != nil {
 		return 0, fmt.Errorf("store: read %d messages at %d: %w", len(span), start, err)
 	}
@@ -221,7 +246,7 @@ func (s *Store) readSpan(span []Entry, buf *Buffer) (int, error) {
 		}
 		m, err := parseMessage(raw[at:], int(e.Size))
 		if err != nil {
-			return i, s.corrupt(e.Position, err)
+			return i, r.s.corrupt(e.Position, err)
 		}
 		from := len(buf.B)
 		buf.B = append(buf.B, m.layout...)
@@ -243,7 +268,11 @@ func parseMessage(raw []byte, size int) (stored, error) {
 	if _, carries := headOf(rec.Kind); n != size || !carries {
 		return stored{}, fmt.Errorf("the index has a message of %d bytes there, the log a %v of %d", size, rec.Kind, n)
 	}
-	return split(rec)
+	m, err := split(rec)
+	if err == nil && message.Cleared(m.layout) {
+		return stored{}, commitlog.ErrGone
+	}
+	return m, err
 }
 
 // Prefetch hints that the message whose record of that size is at a position will be read in a moment.
@@ -263,7 +292,7 @@ func (s *Store) ReadStored(pos record.Position, size int32, buf *Buffer) ([]byte
 		return buf.B[from:], nil
 	}
 	buf.B = slices.Grow(buf.B, int(size))
-	raw, err := s.log.ReadRaw(pos, int(size), buf.B[from:from+int(size)])
+	raw, err := s.own().readRaw(pos, int(size), buf.B[from:from+int(size)])
 	if err != nil {
 		return nil, fmt.Errorf("store: read message at %d: %w", pos, err)
 	}

@@ -154,24 +154,30 @@ func (r *run) skip(n int64) error {
 	return nil
 }
 
-// bounds is where a queue begins and ends. hour is the newest hour whose bucket lists the queue.
+// bounds is where a queue begins and ends. hour is the newest hour whose bucket lists the queue. What lies before local is in
+// the tier; that is left out of the row of a queue of which nothing is there.
 //
-//	┌────────┬────────┬─────────┐
-//	│ min 8  │ max 8  │ hour 4  │
-//	└────────┴────────┴─────────┘
+//	┌────────┬────────┬─────────┬──────────┐
+//	│ min 8  │ max 8  │ hour 4  │ local 8  │
+//	└────────┴────────┴─────────┴──────────┘
 type bounds struct {
 	min, max int64 // first offset that is there, next one to be given
 	hour     uint32
+	local    int64 // first offset that the index has a row of, at least min
 }
 
 func (q bounds) appendTo(dst []byte) []byte {
 	dst = binary.BigEndian.AppendUint64(dst, uint64(q.min))
 	dst = binary.BigEndian.AppendUint64(dst, uint64(q.max))
-	return binary.BigEndian.AppendUint32(dst, q.hour)
+	dst = binary.BigEndian.AppendUint32(dst, q.hour)
+	if q.local > q.min {
+		dst = binary.BigEndian.AppendUint64(dst, uint64(q.local))
+	}
+	return dst
 }
 
 func decodeBounds(val []byte) (bounds, error) {
-	if len(val) != 20 {
+	if len(val) != 20 && len(val) != 28 {
 		return bounds{}, fmt.Errorf("queue row of %d bytes: %w", len(val), errMalformed)
 	}
 	q := bounds{
@@ -179,8 +185,12 @@ func decodeBounds(val []byte) (bounds, error) {
 		max:  int64(binary.BigEndian.Uint64(val[8:])),
 		hour: binary.BigEndian.Uint32(val[16:]),
 	}
-	if q.min < 0 || q.max < q.min {
-		return bounds{}, fmt.Errorf("queue row from %d to %d: %w", q.min, q.max, errMalformed)
+	q.local = q.min
+	if len(val) == 28 {
+		q.local = int64(binary.BigEndian.Uint64(val[20:]))
+	}
+	if q.min < 0 || q.max < q.local || q.local < q.min || len(val) == 28 && q.local == q.min {
+		return bounds{}, fmt.Errorf("queue row from %d by %d to %d: %w", q.min, q.local, q.max, errMalformed)
 	}
 	return q, nil
 }

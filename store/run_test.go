@@ -56,7 +56,11 @@ func FuzzDecodeRows(f *testing.F) {
 	e.add(1000, 200, -7)
 	e.add(1200, 20, 0)
 	f.Add(int64(1), appendRun(nil, 123456, e))
-	f.Add(int64(0), bounds{1, 2, 3}.appendTo(nil))
+	f.Add(int64(0), bounds{min: 1, max: 2, hour: 3, local: 1}.appendTo(nil))
+	f.Add(int64(0), bounds{min: 1, max: 5, hour: 3, local: 2}.appendTo(nil))
+	f.Add(int64(9), appendTierQueue(nil, 4096, &offloaded{first: 3, next: 10, from: 1000, to: 2000}))
+	f.Add(int64(9), encodeOffload(&offload{
+		part: 4096, queues: []offloaded{{queueKey{1, 2}, 3, 10, 1000, 2000}}, done: &offloadedTo{8192, 3000}}))
 	f.Add(int64(9), encodeTrim([]trim{{1, 2, 3}}))
 	f.Add(int64(9), encodeDropHour(4))
 	f.Add(int64(9), []byte{0x80, 0x01, 0x05})
@@ -73,6 +77,15 @@ func FuzzDecodeRows(f *testing.F) {
 		}
 		if q, err := decodeBounds(b); err == nil && !bytes.Equal(q.appendTo(nil), b) {
 			t.Errorf("bounds %x came back as %x", b, q.appendTo(nil))
+		}
+		if q, err := decodeTierQueue(last, b); err == nil {
+			again := appendTierQueue(nil, q.part, &offloaded{first: q.first, next: q.last + 1, from: q.from, to: q.to})
+			if q2, err := decodeTierQueue(last, again); err != nil || q2 != q {
+				t.Errorf("tier queue row %+v came back as %+v, %v", q, q2, err)
+			}
+		}
+		if o, err := decodeOffload(b); err == nil && !bytes.Equal(encodeOffload(o), b) {
+			t.Errorf("offload %x came back as %x", b, encodeOffload(o))
 		}
 		if trims, err := decodeTrim(b); err == nil && !bytes.Equal(encodeTrim(trims), b) {
 			t.Errorf("trims %x came back as %x", b, encodeTrim(trims))

@@ -29,15 +29,15 @@ func (s *Store) OffsetByTime(topic kvindex.ID, queue int32, ms int64, b Boundary
 	if b == Upper && ms < math.MaxInt64 {
 		after++
 	}
-	found, first, end, err := s.searchRuns(topic, queue, func(r run) bool {
-		return r.timestamp >= after && !(b == Upper && ms == math.MaxInt64)
-	})
+	found, first, end, err := s.searchTime(topic, queue, after)
 	if err != nil {
 		return 0, err
 	}
 	if first == end {
-		_, end, err = s.Bounds(topic, queue)
-		return end, err
+		return end, nil
+	}
+	if b == Upper && ms == math.MaxInt64 {
+		found = end
 	}
 	if b == Upper {
 		return max(found-1, first), nil
@@ -135,7 +135,7 @@ func (s *Store) readAny(pos record.Position, buf *Buffer) (stored, error) {
 		return stored{}, err
 	}
 	m, err := split(rec)
-	if err != nil || message.PhysicalOffsetOf(m.layout) != int64(pos) {
+	if err != nil || message.PhysicalOffsetOf(m.layout) != int64(pos) || message.Cleared(m.layout) {
 		return stored{}, ErrNotFound // bytes of a body that look like a record
 	}
 	return m, nil
@@ -148,7 +148,7 @@ func (s *Store) readRecord(pos record.Position, buf *Buffer) (record.Record, err
 	const guess = 4 << 10
 	buf.B = slices.Grow(buf.B, guess)
 	room := buf.B[len(buf.B):cap(buf.B)]
-	raw, err := s.log.ReadRaw(pos, guess, room[:guess])
+	raw, err := s.own().readRaw(pos, guess, room[:guess])
 	if err != nil {
 		return record.Record{}, notFoundOr(pos, err)
 	}
@@ -169,7 +169,7 @@ func (s *Store) readRecord(pos record.Position, buf *Buffer) (record.Record, err
 		if magic := binary.BigEndian.Uint32(raw[head+4:]); magic != message.MagicV1 && magic != message.MagicV2 {
 			return record.Record{}, ErrNotFound
 		}
-		if raw, err = s.log.ReadRaw(pos, size, room); err != nil {
+		if raw, err = s.own().readRaw(pos, size, room); err != nil {
 			return record.Record{}, notFoundOr(pos, err)
 		}
 	}
@@ -180,8 +180,11 @@ func (s *Store) readRecord(pos record.Position, buf *Buffer) (record.Record, err
 	return rec, notFoundOr(pos, err)
 }
 
-// corrupt says where the log is damaged.
+// corrupt says where the log is damaged, unless it is only that what was there was let go of.
 func (s *Store) corrupt(pos record.Position, cause error) error {
+	if errors.Is(cause, commitlog.ErrGone) {
+		return fmt.Errorf("store: read message at %d: %w", pos, cause)
+	}
 	e := &commitlog.CorruptError{Position: pos, Reason: cause.Error()}
 	var inner *commitlog.CorruptError
 	if errors.As(cause, &inner) {

@@ -33,6 +33,7 @@ import (
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
 	"github.com/cairnmq/cairn/pop"
+	"github.com/cairnmq/cairn/tiered"
 	"github.com/cairnmq/cairn/txn"
 )
 
@@ -57,11 +58,18 @@ type Options struct {
 	Mode        commitlog.Mode // default commitlog.ModeSync
 	Interval    time.Duration  // default 200 ms, commitlog.ModeInterval only
 	Retention   time.Duration  // how long messages stay, default 72 h
-	Clock       clock.Clock    // default clock.System
-	Logger      zerolog.Logger
+	// Tier has what is no more here; nil: there is none. Whoever opened it closes it after the store.
+	Tier *tiered.Tier
+	// TierRetention is how long the tier keeps messages of topics that do not say so themselves (reserve.time), default 365 days.
+	TierRetention time.Duration
+	Clock         clock.Clock // default clock.System
+	Logger        zerolog.Logger
 	// OnApplied is called by the folder goroutine after each applied batch became visible; it must not block. The slice is
 	// reused after it returns.
 	OnApplied func(arrivals []Arrival)
+	// OnSealed is called by the folder goroutine when a batch behind a segment's end has been applied, from which moment Upload takes the
+	// segment; it must not block. A segment that was sealed before Open is not told of.
+	OnSealed func()
 	// horizon is delay.Horizon but in tests that have nothing that waits.
 	horizon time.Duration
 }
@@ -93,10 +101,16 @@ type Store struct {
 	applied atomic.Pointer[kvindex.Applied]
 	failed  atomic.Pointer[error] // why the view stopped
 	stuck   atomic.Pointer[error] // why it waits, while it does
+	active  record.Position       // the segment of the batch applied last; the folder's
 	quit    chan struct{}         // closed by Close
+	open    context.Context       // ended by Close, for reads of the tier
+	shut    context.CancelFunc
+	turns   chan struct{} // held by verbs that read the tier
 	durable durable
+	sealed  sealed
 
 	expiring sync.Mutex // one Expire at a time
+	tier     tierState
 	recovery Recovery
 	closing  struct {
 		sync.Once
@@ -123,8 +137,8 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Dir == "" {
 		return o, errors.New("store: no directory given")
 	}
-	if o.Retention < 0 || o.CacheBytes < 0 {
-		return o, errors.New("store: retention and cache size must not be negative")
+	if o.Retention < 0 || o.TierRetention < 0 || o.CacheBytes < 0 {
+		return o, errors.New("store: retentions and cache size must not be negative")
 	}
 	if o.FS == nil {
 		o.FS = vfs.Default
@@ -137,6 +151,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Retention == 0 {
 		o.Retention = 72 * time.Hour
+	}
+	if o.TierRetention == 0 {
+		o.TierRetention = 365 * 24 * time.Hour
 	}
 	if o.Clock == nil {
 		o.Clock = clock.System
@@ -165,6 +182,8 @@ func open(ctx context.Context, opts Options, more moreFolds) (_ *Store, err erro
 		return nil, err
 	}
 	s := &Store{opts: opts, more: more, quit: make(chan struct{})}
+	s.open, s.shut = context.WithCancel(context.Background())
+	s.turns = make(chan struct{}, coldTurns)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.release())
@@ -187,6 +206,7 @@ func open(ctx context.Context, opts Options, more moreFolds) (_ *Store, err erro
 	if err := s.log.Start(); err != nil {
 		return nil, fmt.Errorf("store: start log: %w", err)
 	}
+	s.active = s.log.Active()
 	return s, nil
 }
 
@@ -201,6 +221,9 @@ func (s *Store) openFiles() error {
 		return fmt.Errorf("store: %w: %s: %w", ErrLocked, o.Dir, err)
 	}
 	s.lock = lock
+	if err := checkRestored(o); err != nil {
+		return err
+	}
 	if err := s.removeLeftovers(); err != nil {
 		return err
 	}
@@ -309,6 +332,7 @@ func (s *Store) viewError() error {
 func (s *Store) Close() error {
 	s.closing.Do(func() {
 		close(s.quit)
+		s.shut()
 		err := s.finishLog()
 		s.durable.wait()
 		if err == nil && s.viewError() == nil {
@@ -340,7 +364,7 @@ func (s *Store) release() error {
 		errs = append(errs, s.folder.batch.Close())
 	}
 	if s.engine != nil {
-		errs = append(errs, s.engine.Close())
+		errs = append(errs, s.sealed.drop(), s.engine.Close())
 	}
 	if s.lock != nil {
 		errs = append(errs, s.lock.Close())

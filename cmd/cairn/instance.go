@@ -34,6 +34,7 @@ import (
 // instance is a running broker with its doors.
 type instance struct {
 	broker    *broker.Broker
+	tier      *openedTier // nil: there is none
 	registrar *nameserver.Registrar
 	push      *telemetry.Pusher // nil: nobody is pushed metrics to
 	doors     []door
@@ -104,15 +105,18 @@ func start(ctx context.Context, cfg configs.Config, log zerolog.Logger) (_ *inst
 
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), durabilityInfo(cfg))
+	if in.tier, err = openTier(ctx, cfg, registry); err != nil {
+		return nil, err
+	}
 	in.broker, err = broker.Open(ctx, store.Options{
 		FS: vfs.Default, Dir: cfg.Data, Engine: cfg.Engine, CacheBytes: int64(cfg.Memory), SegmentSize: int64(cfg.SegmentSize),
-		Mode: cfg.Mode(), Interval: cfg.SyncInterval, Retention: cfg.Retention, Clock: clock.System, Logger: log,
+		Mode: cfg.Mode(), Interval: cfg.SyncInterval, Retention: cfg.Retention, Tier: in.tier.ofBroker(), TierRetention: cfg.TieredRetention, Clock: clock.System, Logger: log,
 	}, broker.Options{
 		ClusterName: cfg.Cluster, BrokerName: cfg.Name, Advertise: advertised("remoting"), AdvertiseGRPC: advertised("grpc"),
 		AutoCreateTopics: cfg.AutoCreateTopics, AutoCreateGroups: cfg.AutoCreateGroups, DefaultQueues: int32(cfg.DefaultQueues),
 		MaxMessageSize: int(cfg.MaxMessageSize), DelayLevels: cfg.Levels(), MaxDelay: cfg.MaxDelay,
 		TransactionTimeout: cfg.TxTimeout, CheckInterval: cfg.TxCheckInterval, MaxChecks: int32(cfg.TxMaxChecks), Clock: clock.System, Logger: log, Registerer: registry,
-		Fit: javaimport.Unfinished,
+		Fit: javaimport.Unfinished, Uploads: in.tier != nil,
 	})
 	if err != nil {
 		return nil, explainUnfinished(err, cfg.Data)
@@ -254,6 +258,9 @@ func (in *instance) close() error {
 		if err := in.broker.Close(); err != nil {
 			errs = append(errs, fmt.Errorf("close the broker: %w", err))
 		}
+	}
+	if err := in.tier.close(); err != nil {
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

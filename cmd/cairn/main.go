@@ -56,7 +56,7 @@ Every command explains itself with --help; -o json gives output for scripts.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%w (see '%s --help')", err, c.CommandPath())
 	})
-	root.AddCommand(newServe(), newQuickstart(), newTopic(), newGroup(), newMessage(), newTimer(), newTxn(), newDLQ(), newCluster(), newMetadata(), newImport(), newBench(), newDebug(), newConfig())
+	root.AddCommand(newServe(), newQuickstart(), newTopic(), newGroup(), newMessage(), newTimer(), newTxn(), newDLQ(), newTier(), newCluster(), newMetadata(), newImport(), newBench(), newDebug(), newConfig())
 	return root
 }
 

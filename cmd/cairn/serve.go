@@ -10,7 +10,7 @@ import (
 )
 
 func newServe() *cobra.Command {
-	var file string
+	var file, from string
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "Run a broker: name server, Remoting, gRPC, health and metrics",
@@ -18,10 +18,16 @@ func newServe() *cobra.Command {
 clients connect to the name server on 9876 (Remoting, mqadmin, dashboard) or to 8081 (gRPC).
 
 Every key of cairn.yaml is also a flag and an environment variable (--log-level, CAIRN_LOG_LEVEL); flags win over the
-environment, and that over the file. 'cairn config sample' prints a file with every key explained.`,
+environment, and that over the file. 'cairn config sample' prints a file with every key explained.
+
+With --restore-from tier a machine that has nothing takes over from one that is lost: topics, groups, offsets, timers and open
+transactions are as of the last segment in the object store (tiered.url), and messages are fetched from there as they are read, so
+it is ready within seconds. What the lost machine acknowledged later, and had not uploaded, is lost with it; the log says since
+when. Should that machine still run, it keeps what it has and uploads no more. Start without the flag from then on.`,
 		Example: `  cairn serve
   cairn serve --data /var/lib/cairn --advertise broker.example.com
-  cairn serve --config cairn.yaml --durability interval`,
+  cairn serve --config cairn.yaml --durability interval
+  cairn serve --config cairn.yaml --restore-from tier   # in an empty data folder`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := configs.Load(file, cmd.Flags(), configs.Default())
@@ -29,9 +35,14 @@ environment, and that over the file. 'cairn config sample' prints a file with ev
 				return &usageError{err}
 			}
 			log := newLogger(os.Stderr, cfg.LogLevel, cfg.LogFormat)
+			if cmd.Flags().Changed("restore-from") {
+				if err := restore(cmd.Context(), cfg, from, log); err != nil {
+					return err
+				}
+			}
 			srv, err := start(cmd.Context(), cfg, log)
 			if err != nil {
-				return err
+				return explainRestore(err, cfg)
 			}
 			select {
 			case <-cmd.Context().Done():
@@ -50,6 +61,7 @@ environment, and that over the file. 'cairn config sample' prints a file with ev
 		},
 	}
 	c.Flags().StringVarP(&file, "config", "c", "", "configuration file (YAML)")
+	c.Flags().StringVar(&from, "restore-from", "", `"tier": make the data folder, which must be empty, of what the object store of tiered.url has`)
 	configs.AddFlags(c.Flags(), configs.Default())
 	return c
 }

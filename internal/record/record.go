@@ -66,6 +66,9 @@ const (
 	KindStart Kind = 22
 	// KindForget takes a group's place in a topic away, with what it has in flight there (package pop).
 	KindForget Kind = 23
+	// KindOffload says that a part of the tier has what queues list up to some offset, which the index then holds no more
+	// (package store).
+	KindOffload Kind = 24
 )
 
 var kindNames = map[Kind]string{
@@ -74,7 +77,7 @@ var kindNames = map[Kind]string{
 	KindCommit: "commit", KindReset: "reset", KindPop: "pop", KindAck: "ack", KindExtend: "extend",
 	KindDelayed: "delayed", KindFire: "fire", KindRecall: "recall", KindCopy: "copy",
 	KindHalf: "half", KindEnd: "end", KindCheck: "check", KindForward: "forward",
-	KindStart: "start", KindForget: "forget",
+	KindStart: "start", KindForget: "forget", KindOffload: "offload",
 }
 
 // Kinds lists every kind that is defined.

@@ -30,6 +30,7 @@ type Verbs interface {
 	DeadGroup(name string) (broker.DeadGroup, error)
 	DeadMessages(context.Context, broker.DeadQuery) (found []broker.DeadLetter, next broker.DeadPoint, more bool, err error)
 	Redrive(context.Context, *broker.RedriveRequest) (*broker.RedriveResult, error)
+	Tier() (broker.TierInfo, error)
 }
 
 const (
@@ -59,6 +60,7 @@ func (a *api) register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /v1/dlq/messages", a.read(a.listDeadLetters))
 	mux.HandleFunc("POST /v1/dlq/redrive", a.change(a.redrive))
 	mux.HandleFunc("POST /v1/dlq/purge", a.change(a.purge))
+	mux.HandleFunc("GET /v1/tier", a.read(func(*http.Request) (any, error) { return a.verbs.Tier() }))
 }
 
 // read wraps an answer to a query.

@@ -33,6 +33,10 @@ func (f *fakeVerbs) Redrive(context.Context, *broker.RedriveRequest) (*broker.Re
 	return &broker.RedriveResult{}, f.err
 }
 
+func (f *fakeVerbs) Tier() (broker.TierInfo, error) {
+	return broker.TierInfo{State: "working", Parts: 3}, f.err
+}
+
 func (f *deadVerbs) DeadGroups(behind string, most int) ([]broker.DeadGroup, bool, error) {
 	f.asked = []any{behind, most}
 	return f.groups, f.more, f.err

@@ -60,7 +60,7 @@ for suite in ${*:-$suites}; do
     -Dcairn.page="$PWD/../../docs/compatibility.md" ${MVN_ARGS:-} test > "$work/mvn.log" 2>&1
   rc=$?
   reports .txt ! -name '*-output.txt' -exec grep -h '^Tests run' {} + | sed "s/^/   $suite: /"
-  reports -output.txt -exec grep -h 'sent and consumed once' {} + | sed "s/^/   /"
+  reports -output.txt -exec grep -h 'sent and consumed once\|^tier: ' {} + | sed "s/^/   /"
   [ -z "${CAIRN_REFERENCE:-}" ] || count
   if [ $rc != 0 ]; then
     failed=1

@@ -30,7 +30,8 @@ type cairn struct {
 	began  time.Time
 	ready  time.Duration // from the start of the process to its word that it is ready
 	mu     sync.Mutex
-	errors []string // lines of level error
+	errors []string       // lines of level error
+	heard  map[string]int // how often it said what, since it was started last
 }
 
 type addresses struct {
@@ -89,6 +90,9 @@ func (c *cairn) start() {
 	}
 	ready, ended := make(chan struct{}), make(chan struct{})
 	c.ended = ended
+	c.mu.Lock()
+	c.heard = map[string]int{}
+	c.mu.Unlock()
 	go func() {
 		defer close(ended)
 		for s := bufio.NewScanner(stderr); s.Scan(); {
@@ -96,7 +100,11 @@ func (c *cairn) start() {
 				Message string `json:"message"`
 				Level   string `json:"level"`
 			}
-			if json.Unmarshal(s.Bytes(), &line) == nil && line.Message == "cairn is ready" {
+			err := json.Unmarshal(s.Bytes(), &line)
+			c.mu.Lock()
+			c.heard[line.Message]++
+			c.mu.Unlock()
+			if err == nil && line.Message == "cairn is ready" {
 				close(ready)
 			} else if line.Level != "info" && line.Level != "warn" && line.Level != "debug" {
 				c.mu.Lock()
@@ -120,6 +128,18 @@ func (c *cairn) said() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return strings.Join(c.errors, "\n")
+}
+
+// times is how often it said something that begins with the text, since it was started last.
+func (c *cairn) times(text string) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for message, count := range c.heard {
+		if strings.HasPrefix(message, text) {
+			n += count
+		}
+	}
+	return n
 }
 
 // kill ends the process as a crash does.

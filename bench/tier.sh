@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# What tiered storage costs those who read and write what is here, and what reading from it costs:
+#   hot     messages sent and consumed at once, as fast as they go, without a tier and while their segments are uploaded
+#   paced   the same at a rate, alone and while a group reads a topic that is in the tier from its beginning
+#   cold    how fast that group is, and how long its first messages take after a restart
+#   stored  bytes of a message here and in the tier, objects and requests for each GiB
+#   bench/tier.sh [ROUNDS]         3 by default; of each pair the medians
+#   TIER=URL                       the object store; by default a folder
+#   HOT=1000000                    messages of a hot run
+#   COLD=1000000                   messages of the topic in the tier
+#   RATE=5000                      messages a second of a paced run, which takes 20 s
+#   DATA=FOLDER                    where the broker's data go; by default a temporary folder
+set -eu
+cd "$(dirname "$0")/.."
+rounds=${1:-3}
+HOT=${HOT:-1000000} COLD=${COLD:-1000000} RATE=${RATE:-5000}
+work=$(mktemp -d)
+data=${DATA:-$work}/cairn-tier
+TIER=${TIER:-file://$work/objects}
+ns=127.0.0.1:9876 http=http://127.0.0.1:9877
+mkdir -p "$work/objects"
+go build -o "$work/cairn" ./cmd/cairn
+pid=
+stop() { [ -z "$pid" ] || { kill "$pid" && wait "$pid" || true; }; pid=; }
+trap 'stop; rm -rf "$work" "$data"' EXIT
+
+start() { # FLAGS…
+  "$work/cairn" serve --data "$data" --advertise 127.0.0.1 --durability interval --segment-size 64MiB --log-level warn "$@" 2>>"$work/cairn.log" &
+  pid=$!
+  for _ in $(seq 1000); do
+    curl -sf "$http/readyz" >/dev/null 2>&1 && return 0
+    kill -0 "$pid" 2>/dev/null || { cat "$work/cairn.log" >&2; exit 1; }
+    sleep 0.01
+  done
+}
+tiered() { start --tiered.url "$TIER" --retention 1s --name "$name"; }
+fresh() { stop; rm -rf "$data"; name=bench-$(date +%s%N); } # each broker has a tier of its own
+bench() { "$work/cairn" bench "$@" -e $ns --pid "$pid" -o json 2>/dev/null; }
+number() { sed -n 's/.*"'"$1"'":\([0-9.e+]*\).*/\1/p'; }
+of() { sed -n 's/.*"'"$1"'":{[^}]*"'"$2"'":\([0-9.]*\).*/\1/p'; } # LATENCY QUANTILE
+median() { sort -g | awk '{v[NR] = $1} END {print v[int((NR + 1) / 2)]}'; }
+segments() { find "$data/log" -name "[0-9]*" | wc -l; }
+gone() { for _ in $(seq 6000); do [ "$(segments)" -le 2 ] && return 0; sleep 0.1; done; echo "the log keeps $(segments) segments" >&2; exit 1; }
+metric() { curl -sf "$http/metrics" | awk -v name="$1" '$1 ~ "^" name "({|$)" {sum += $2} END {printf "%d", sum}'; }
+
+for _ in $(seq "$rounds"); do
+  fresh; start
+  bench e2e -t hot -w 64 --conns 4 -m "$HOT" > "$work/row"; number throughput < "$work/row" >> "$work/hot.none"
+  fresh; tiered
+  bench e2e -t hot -w 64 --conns 4 -m "$HOT" > "$work/row"; number throughput < "$work/row" >> "$work/hot.tier"
+done
+none=$(median < "$work/hot.none") with=$(median < "$work/hot.tier")
+awk -v a="$none" -v b="$with" 'BEGIN {printf "hot: %.0f messages/s sent and consumed without a tier, %.0f with uploads: %.2fx\n", a, b, b / a}'
+
+fresh; tiered
+"$work/cairn" topic create cold --queues 8 -n $ns >/dev/null
+bench produce -t cold -w 64 --conns 4 -m "$COLD" >/dev/null
+logged=$(du -sb "$data/log" | cut -f1)
+bench produce -t filler -w 64 --conns 4 -m 500000 >/dev/null # seals the last segment of the others
+gone
+parts=$("$work/cairn" tier status --data "$data" -o json)
+stop; tiered
+bench consume -t cold -g first -w 1 -b 1 -m 1 > "$work/row"
+printf 'cold: the first message after a restart took %s ms\n' "$(of pull_ms max < "$work/row")"
+for round in $(seq "$rounds"); do
+  stop; tiered # with empty caches
+  bench e2e -t hot -w 16 -r "$RATE" -m $((RATE * 20)) > "$work/row"; of e2e_ms p99 < "$work/row" >> "$work/paced.alone"
+  stop; tiered
+  bench consume -t cold -g "all$round" -w 8 -b 128 -m "$COLD" > "$work/cold" & reader=$!
+  bench e2e -t hot -w 16 -r "$RATE" -m $((RATE * 20)) > "$work/row"; of e2e_ms p99 < "$work/row" >> "$work/paced.cold"
+  wait "$reader"; number throughput < "$work/cold" >> "$work/cold.rate"
+done
+alone=$(median < "$work/paced.alone") beside=$(median < "$work/paced.cold")
+awk -v a="$alone" -v b="$beside" -v r="$RATE" 'BEGIN {printf "paced: %d messages/s sent and consumed, p99 %.2f ms alone, %.2f beside a cold reader: %.2fx\n", r, a, b, b / a}'
+printf 'cold: %.0f messages/s read from the beginning\n' "$(median < "$work/cold.rate")"
+printf 'stored: %d bytes of log a message; in the tier: %s\n' $((logged / COLD)) "$parts"
