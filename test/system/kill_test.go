@@ -25,6 +25,7 @@ const killTopic, killQueues = "killed", 8
 // load sends numbered messages to all queues, many at once, and remembers what was acknowledged where.
 type load struct {
 	t    *testing.T
+	pad  []byte // behind the number and its room, of each body
 	next atomic.Int64
 
 	mu    sync.Mutex
@@ -92,29 +93,34 @@ func flood(ctx context.Context, window int, count int64, one func() error) {
 func (l *load) send(ctx context.Context, addr string, window int, count int64) {
 	c := dial(l.t, addr, wire.ClientOptions{})
 	defer c.Close()
-	flood(ctx, window, count, func() error {
-		n := l.next.Add(1)
-		resp, err := c.Invoke(ctx, numbered("load", killTopic, killQueues, n, nil))
-		if err != nil {
-			return err
-		}
-		defer resp.Release()
-		if resp.Code != wire.Success {
-			return nil
-		}
-		q, err1 := resp.Fields.Int32("queueId")
-		off, err2 := resp.Fields.Int64("queueOffset")
-		if err1 != nil || err2 != nil {
-			l.t.Errorf("answer without queue and offset: %v %v", err1, err2)
-		}
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if other, ok := l.acked[q][off]; ok {
-			l.t.Errorf("queue %d offset %d was given to %d and to %d", q, off, other, n)
-		}
-		l.acked[q][off] = n
+	flood(ctx, window, count, func() error { return l.one(ctx, c) })
+}
+
+// one sends the next message. An error says that the connection broke.
+func (l *load) one(ctx context.Context, c *wire.Client) error {
+	n := l.next.Add(1)
+	req := numbered("load", killTopic, killQueues, n, nil)
+	req.Body = append(req.Body, l.pad...)
+	resp, err := c.Invoke(ctx, req)
+	if err != nil {
+		return err
+	}
+	defer resp.Release()
+	if resp.Code != wire.Success {
 		return nil
-	})
+	}
+	q, err1 := resp.Fields.Int32("queueId")
+	off, err2 := resp.Fields.Int64("queueOffset")
+	if err1 != nil || err2 != nil {
+		l.t.Errorf("answer without queue and offset: %v %v", err1, err2)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if other, ok := l.acked[q][off]; ok {
+		l.t.Errorf("queue %d offset %d was given to %d and to %d", q, off, other, n)
+	}
+	l.acked[q][off] = n
+	return nil
 }
 
 // pull calls each for the messages of a queue from an offset on, and answers how many there were. It waits for the first one
