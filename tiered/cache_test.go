@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/cairnmq/cairn/internal/record"
+	"github.com/cairnmq/cairn/tiered/objects"
 )
 
 // someBodies puts an object of a few blocks.
@@ -111,6 +113,35 @@ func TestFailureIsNotCached(t *testing.T) {
 	must(t, err)
 	if !bytes.Equal(got, raw) {
 		t.Error("other bytes")
+	}
+}
+
+// Who reads does not notice an answer that was cut off, as long as the next one is whole; a refusal is not asked for again.
+func TestAnAnswerThatWasCutOffIsAskedForAgain(t *testing.T) {
+	s := newFake(t)
+	p, raw := someBodies(t, s, 1)
+	f := newTestFetcher(t, s, Options{})
+	reads := 0
+	s.onRead(func(_ string, _ []byte, _ int64, read func() (int, error)) (int, error) {
+		if reads++; reads%2 == 1 {
+			n, _ := read()
+			return n / 2, io.ErrUnexpectedEOF
+		}
+		return read()
+	})
+	got, err := readAll(context.Background(), f, &p)
+	must(t, err)
+	if !bytes.Equal(got, raw) || reads < 2 {
+		t.Errorf("other bytes after %d reads", reads)
+	}
+	refused := newTestFetcher(t, s, Options{})
+	reads = 0
+	s.onRead(func(string, []byte, int64, func() (int, error)) (int, error) {
+		reads++
+		return 0, objects.ErrRefused
+	})
+	if _, err := readAll(context.Background(), refused, &p); !errors.Is(err, objects.ErrRefused) || reads != 1 {
+		t.Errorf("%d reads of a store that refuses, %v", reads, err)
 	}
 }
 

@@ -208,9 +208,8 @@ func (f *fetcher) load(o paged, s span) ([][]byte, error) {
 			missing.last++
 		}
 		err := f.fetch(o, missing, got[missing.first-s.first:])
-		var damage *DamageError
-		if errors.As(err, &damage) {
-			// It may have been the answer that was damaged.
+		if err != nil && !final(err) {
+			// It may have been the answer that was damaged or cut off.
 			err = f.fetch(o, missing, got[missing.first-s.first:])
 		}
 		if err != nil {
@@ -218,6 +217,11 @@ func (f *fetcher) load(o paged, s span) ([][]byte, error) {
 		}
 	}
 	return got, nil
+}
+
+// final says that trying again would end as before.
+func final(err error) bool {
+	return errors.Is(err, objects.ErrNotFound) || errors.Is(err, objects.ErrRefused) || errors.Is(err, ErrClosed)
 }
 
 // fetch gets pages from the store.
