@@ -58,10 +58,11 @@ bench produce -t cold -w 64 --conns 4 -m "$COLD" >/dev/null
 logged=$(du -sb "$data/log" | cut -f1)
 bench produce -t filler -w 64 --conns 4 -m 500000 >/dev/null # seals the last segment of the others
 gone
-parts=$("$work/cairn" tier status --data "$data" -o json)
+parts=$("$work/cairn" tier status -o json)
+metric rocketmq_tiered_store_provider_rpc_latency_count > "$work/requests"
 stop; tiered
 bench consume -t cold -g first -w 1 -b 1 -m 1 > "$work/row"
-printf 'cold: the first message after a restart took %s ms\n' "$(of pull_ms max < "$work/row")"
+printf 'cold: the first message after a restart took %.1f ms\n' "$(number took_ns < "$work/row" | awk '{print $1 / 1e6}')"
 for round in $(seq "$rounds"); do
   stop; tiered # with empty caches
   bench e2e -t hot -w 16 -r "$RATE" -m $((RATE * 20)) > "$work/row"; of e2e_ms p99 < "$work/row" >> "$work/paced.alone"
@@ -73,4 +74,6 @@ done
 alone=$(median < "$work/paced.alone") beside=$(median < "$work/paced.cold")
 awk -v a="$alone" -v b="$beside" -v r="$RATE" 'BEGIN {printf "paced: %d messages/s sent and consumed, p99 %.2f ms alone, %.2f beside a cold reader: %.2fx\n", r, a, b, b / a}'
 printf 'cold: %.0f messages/s read from the beginning\n' "$(median < "$work/cold.rate")"
-printf 'stored: %d bytes of log a message; in the tier: %s\n' $((logged / COLD)) "$parts"
+stored() { sed -n 's/.*"'"$1"'":\([0-9]*\).*/\1/p' <<<"$parts"; }
+awk -v logged="$logged" -v cold="$COLD" -v raw="$(stored rawBytes)" -v stored="$(stored storedBytes)" -v n="$(stored messages)" -v parts="$(stored parts)" -v puts="$(cat "$work/requests")" 'BEGIN {
+  printf "stored: %.0f bytes of log a message, %.0f in the tier; for each GiB of log %.1f objects and %.0f requests\n", logged / cold, stored / n, 2 * parts / raw * 2^30, puts / raw * 2^30}'

@@ -63,10 +63,13 @@ func (tb *testBroker) openOn(t testing.TB, change ...func(*Options)) {
 	tb.open(t)
 }
 
+// folder is where its data are.
+func (tb *testBroker) folder() string { return cmp.Or(tb.dir, "data") }
+
 func (tb *testBroker) open(t testing.TB) {
 	t.Helper()
 	b, err := Open(context.Background(), store.Options{
-		FS: tb.fs, Dir: cmp.Or(tb.dir, "data"), Engine: tb.engine, CacheBytes: 8 << 20, SegmentSize: cmp.Or(tb.segment, 1<<20), Retention: tb.retain,
+		FS: tb.fs, Dir: tb.folder(), Engine: tb.engine, CacheBytes: 8 << 20, SegmentSize: cmp.Or(tb.segment, 1<<20), Retention: tb.retain,
 		Tier: tb.tier, Logger: zerolog.Nop(),
 	}, tb.opts)
 	if err != nil {

@@ -250,14 +250,13 @@ func (e *behindError) Error() string {
 // answered notes that the object store does what it is asked for.
 func (u *uploader) answered() {
 	u.looked = u.clock.Now()
-	before := u.State()
-	u.enter(TierWorking, nil)
-	switch before {
+	switch u.State() {
 	case TierStarting:
 		u.log.Info().Uint64("generation", u.id.Generation).Int("parts", u.tier.Stats().Parts).Msg("the tier is there: sealed segments go to it")
 	case TierUnreachable, TierRefused:
 		u.log.Info().Dur("after", u.looked.Sub(u.since)).Int64("behind_bytes", u.Lag().Bytes).Msg("the tier is back: what was sealed meanwhile goes to it")
 	}
+	u.enter(TierWorking, nil)
 	u.failing = 0
 }
 
@@ -271,15 +270,14 @@ func (u *uploader) failed(err error) {
 	if state == TierUnreachable && (u.failing < tierPatience || before == TierRefused) {
 		state = before // it may be nothing; and what was refused does not become better by an error
 	}
-	u.enter(state, err)
-	if state == before {
-		return
-	}
-	if state == TierUnreachable {
+	switch {
+	case state == before:
+	case state == TierUnreachable:
 		u.log.Warn().Err(err).Msg("the tier is out of reach: sealed segments stay here until it is back")
-		return
+	default:
+		u.log.Error().Err(err).Str("advice", advice).Msg("the tier is not written to, and sealed segments stay here")
 	}
-	u.log.Error().Err(err).Str("advice", advice).Msg("the tier is not written to, and sealed segments stay here")
+	u.enter(state, err)
 }
 
 // tierVerdict says what an error makes of the tier, and what to do about it.

@@ -77,11 +77,15 @@ func (s *spoken) Write(p []byte) (int, error) {
 	return s.buf.Write(p)
 }
 
-// count is how many lines have the text.
-func (s *spoken) count(text string) (n int) {
+func (s *spoken) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for line := range strings.Lines(s.buf.String()) {
+	return s.buf.String()
+}
+
+// count is how many lines have the text.
+func (s *spoken) count(text string) (n int) {
+	for line := range strings.Lines(s.String()) {
 		if strings.Contains(line, text) {
 			n++
 		}
@@ -162,27 +166,33 @@ func (b *tieredBroker) await(t *testing.T, what string, ok func(TierInfo) bool) 
 		case <-tick.C:
 			b.clock.Advance(500 * time.Millisecond)
 		case <-deadline:
-			t.Fatalf("never: %s; %+v\n%s", what, i, b.spoken.buf.String())
+			t.Fatalf("never: %s; %+v\n%s", what, i, b.spoken.String())
 		}
 	}
 }
 
+// filled is how many segments a fill seals.
+const filled = 4
+
 func uploadedAll(i TierInfo) bool {
-	return i.State == "working" && i.Parts >= 3 && i.BehindSegments == 0
+	return i.State == "working" && i.Parts >= filled && i.BehindSegments == 0
+}
+
+// settled says that all is uploaded, and that what the last upload brought with it is over, too.
+func (b *tieredBroker) settled(i TierInfo) bool {
+	id, _, err := tiered.ReadIdentity(b.fs, b.folder())
+	return err == nil && uploadedAll(i) && i.Uploads == int64(i.Parts) && id.Generation == i.Generation
 }
 
 func TestSealedSegmentsGoToTheTier(t *testing.T) {
 	b := newTieredBroker(t, newBucket(t))
 	b.start(t)
 	b.fill(t, "a")
-	first := b.await(t, "uploads", func(i TierInfo) bool {
-		id, _, err := tiered.ReadIdentity(b.fs, "data")
-		return err == nil && uploadedAll(i) && i.Uploads == int64(i.Parts) && id.Generation == i.Generation
-	})
+	first := b.await(t, "uploads", b.settled)
 	if first.Messages == 0 || first.StoredBytes == 0 || first.Failures != 0 || first.Until < first.From {
 		t.Errorf("%+v", first)
 	}
-	id, ok, err := tiered.ReadIdentity(b.fs, "data")
+	id, ok, err := tiered.ReadIdentity(b.fs, b.folder())
 	if err != nil || !ok || id.Store.String() != first.Store {
 		t.Errorf("%+v, %t, %v; the tier is of store %s", id, ok, err, first.Store)
 	}
@@ -227,7 +237,7 @@ func TestAnOutageIsSaidOnce(t *testing.T) {
 		t.Errorf("a read of the tier: %v", err)
 	}
 	if b.store.fail(nil); b.spoken.count("out of reach") != 1 {
-		t.Errorf("%s", b.spoken.buf.String())
+		t.Errorf("%s", b.spoken.String())
 	}
 	b.await(t, "everything is there", uploadedAll)
 	// a single error is no outage
@@ -239,7 +249,7 @@ func TestAnOutageIsSaidOnce(t *testing.T) {
 	b.await(t, "everything is there again", uploadedAll)
 	for text, want := range map[string]int{"out of reach": 1, "the tier is back": 1, "the tier": 2} {
 		if n := b.spoken.count(text); n != want {
-			t.Errorf("said %q %d times, not %d\n%s", text, n, want, b.spoken.buf.String())
+			t.Errorf("said %q %d times, not %d\n%s", text, n, want, b.spoken.String())
 		}
 	}
 }
@@ -253,7 +263,7 @@ func TestARefusalSaysWhatToDo(t *testing.T) {
 	b.fill(t, "a")
 	b.await(t, "everything is there", uploadedAll)
 	if refused, back := b.spoken.count("look at the credentials"), b.spoken.count("the tier is back"); refused != 1 || back != 1 {
-		t.Errorf("%s", b.spoken.buf.String())
+		t.Errorf("%s", b.spoken.String())
 	}
 }
 
@@ -262,26 +272,26 @@ func TestATierOfAnotherFolderIsLeftAlone(t *testing.T) {
 	a := newTieredBroker(t, bucket)
 	a.start(t)
 	a.fill(t, "a")
-	whole := a.await(t, "uploads", uploadedAll)
+	whole := a.await(t, "uploads", a.settled)
 
 	b := newTieredBroker(t, bucket)
 	b.start(t)
 	b.fill(t, "b")
 	i := b.await(t, "refused", func(i TierInfo) bool { return i.State == "refused" })
 	if i.Generation != whole.Generation || b.spoken.count("choose another tiered.url, cluster or name, or restore") != 1 {
-		t.Errorf("%+v\n%s", i, b.spoken.buf.String())
+		t.Errorf("%+v\n%s", i, b.spoken.String())
 	}
 
 	// a folder that is an older copy: it has the identity, and less of the log
 	b.close(t)
-	id, _, err := tiered.ReadIdentity(a.fs, "data")
+	id, _, err := tiered.ReadIdentity(a.fs, a.folder())
 	if err != nil {
 		t.Fatal(err)
 	}
 	copied := newTieredBroker(t, bucket)
 	copied.start(t)
 	copied.await(t, "refused", func(i TierInfo) bool { return i.State == "refused" })
-	if err := id.Write(copied.fs, "data"); err != nil {
+	if err := id.Write(copied.fs, copied.folder()); err != nil {
 		t.Fatal(err)
 	}
 	i = copied.await(t, "refused as older", func(i TierInfo) bool { return strings.Contains(i.Error, "here it ends at") })
@@ -296,7 +306,7 @@ func TestWhoeverClaimsTheTierLastHasIt(t *testing.T) {
 	b.start(t)
 	b.fill(t, "a")
 	b.await(t, "uploads", uploadedAll)
-	id, _, err := tiered.ReadIdentity(b.fs, "data")
+	id, _, err := tiered.ReadIdentity(b.fs, b.folder())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -311,7 +321,7 @@ func TestWhoeverClaimsTheTierLastHasIt(t *testing.T) {
 	b.fill(t, "a")
 	i := b.await(t, "stopped", func(i TierInfo) bool { return i.State == "stopped" })
 	if i.BehindSegments == 0 || b.spoken.count("two brokers run with one tier") != 1 {
-		t.Errorf("%+v\n%s", i, b.spoken.buf.String())
+		t.Errorf("%+v\n%s", i, b.spoken.String())
 	}
 	if err := other.Refresh(context.Background()); err != nil || other.Manifests().View().Owner != other.Manifests().Writer() {
 		t.Errorf("the other one lost it, %v", err)

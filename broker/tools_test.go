@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"cmp"
 	"context"
 	"maps"
 	"math"
@@ -145,7 +144,7 @@ func TestToolsAboutTheBroker(t *testing.T) {
 	b := openBroker(t, withClock(c))
 	b.sendBodies(t, "t", 0, 3)
 	stats, opts, err := b.StorageStats()
-	if err != nil || stats.LogCommitted == 0 || opts.SegmentSize != 1<<20 || opts.Retention != 72*time.Hour || opts.Dir != cmp.Or(b.dir, "data") {
+	if err != nil || stats.LogCommitted == 0 || opts.SegmentSize != 1<<20 || opts.Retention != 72*time.Hour || opts.Dir != b.folder() {
 		t.Errorf("%+v %+v %v", stats, opts, err)
 	}
 	if b.Durability() != commitlog.ModeSync {
