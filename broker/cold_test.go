@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -231,4 +232,25 @@ func TestCloseEndsColdReads(t *testing.T) {
 	if err := <-over; err == nil {
 		t.Error("a pop that was waiting for the tier was answered without an error")
 	}
+}
+
+// Who reads what an object store does not give is told to try again, in the words of a broker that is busy.
+func TestAReadOfATierOutOfReachMayBeTriedAgain(t *testing.T) {
+	tb, slow, c := coldBroker(t)
+	tb.age(t, c, "old", 1, 40)
+	tb.group(t, "g")
+	whole := slow.Store
+	broken := &brokenStore{Store: whole}
+	broken.fail(errors.New("no route to host"))
+	slow.Store = broken
+	_, err := tb.Pull(context.Background(), &PullRequest{Group: "g", Topic: "old", Offset: 0, CommitOffset: -1})
+	wantCode(t, "pull", err, CodeBusy)
+	_, err = tb.Pop(context.Background(), &PopRequest{Group: "g", Topic: "old", Queue: 0, Max: 1, Invisible: time.Minute})
+	wantCode(t, "pop", err, CodeBusy)
+	slow.Store = whole
+	res := tb.pull(t, "g", "old", 0, 0)
+	if res.Status != PullFound {
+		t.Errorf("afterwards: %v", res.Status)
+	}
+	res.Buffer.Release()
 }

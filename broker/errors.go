@@ -80,10 +80,16 @@ func verbError(err error, doing string) error {
 	return &Error{Code: code, Message: doing + ": " + err.Error(), Err: err}
 }
 
+// unreached says whether the tier cannot be read at the moment. The uploader says how the broker stands to it, once.
+func unreached(err error) bool {
+	var tier *store.TierError
+	return errors.As(err, &tier)
+}
+
 func codeOfCause(err error) (Code, bool) {
 	var name *catalog.NameError
 	switch {
-	case errors.Is(err, commitlog.ErrBusy):
+	case errors.Is(err, commitlog.ErrBusy), unreached(err):
 		return CodeBusy, true
 	case errors.Is(err, commitlog.ErrDiskFull), errors.Is(err, commitlog.ErrFailed):
 		return CodeReadOnly, true

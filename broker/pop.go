@@ -204,7 +204,7 @@ func (r *popping) look() (*PopResult, error) {
 		case err != nil && res == nil:
 			return nil, verbError(err, "pop from "+r.t.Name)
 		case res != nil:
-			if err != nil && !(r.cold && passing(err)) && r.p.mayComplain() {
+			if err != nil && !unreached(err) && r.p.mayComplain() {
 				r.b.log.Error().Err(err).Str("group", r.g.Name).Str("topic", r.t.Name).Msg("a message cannot be handed out")
 			}
 			r.b.meters.countOut(r.g, r.t, len(res.Ends), len(res.Buffer.B))

@@ -12,7 +12,6 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/rs/zerolog"
 
-	"github.com/cairnmq/cairn/commitlog"
 	"github.com/cairnmq/cairn/internal/clock"
 	"github.com/cairnmq/cairn/store"
 	"github.com/cairnmq/cairn/tiered"
@@ -302,15 +301,6 @@ func tierVerdict(err error) (state TierState, advice string) {
 		return TierRefused, "look at the credentials, the bucket and its quota; it is tried again all the time"
 	}
 	return TierUnreachable, ""
-}
-
-// passing says whether an error of a read of the tier may be over soon, since the object store is out of reach or an answer was cut. How
-// the broker stands to it is said by the uploader, once.
-func passing(err error) bool {
-	var damage *tiered.DamageError
-	var corrupt *commitlog.CorruptError
-	return !errors.As(err, &damage) && !errors.As(err, &corrupt) && !errors.Is(err, commitlog.ErrGone) && !errors.Is(err, store.ErrNotFound) &&
-		!errors.Is(err, store.ErrNoTier) && !errors.Is(err, objects.ErrNotFound) && !errors.Is(err, objects.ErrRefused)
 }
 
 // enter sets the state and why.

@@ -15,7 +15,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
-	"github.com/cairnmq/cairn/commitlog"
 	"github.com/cairnmq/cairn/internal/clock"
 	"github.com/cairnmq/cairn/tiered"
 	"github.com/cairnmq/cairn/tiered/objects"
@@ -333,21 +332,6 @@ func TestPausesGrow(t *testing.T) {
 		longest := min(tierLongestPause, tierFirstPause<<min(failing-1, 20))
 		if p := tierPause(failing); p < longest/2 || p > longest {
 			t.Errorf("after %d tries: %s", failing, p)
-		}
-	}
-}
-
-func TestWhatPasses(t *testing.T) {
-	for _, err := range []error{
-		&tiered.DamageError{}, &commitlog.CorruptError{}, commitlog.ErrGone, objects.ErrRefused, fmt.Errorf("read: %w", objects.ErrNotFound),
-	} {
-		if passing(err) {
-			t.Errorf("%v passes", err)
-		}
-	}
-	for _, err := range []error{tiered.ErrNotLoaded, io.ErrUnexpectedEOF, context.DeadlineExceeded} {
-		if !passing(fmt.Errorf("read: %w", err)) {
-			t.Errorf("%v does not pass", err)
 		}
 	}
 }

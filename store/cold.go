@@ -10,6 +10,8 @@ import (
 	"github.com/cairnmq/cairn/commitlog"
 	"github.com/cairnmq/cairn/internal/record"
 	"github.com/cairnmq/cairn/kvindex"
+	"github.com/cairnmq/cairn/tiered"
+	"github.com/cairnmq/cairn/tiered/objects"
 )
 
 // ErrNoTier says that what is asked for is in the tier, and that the store was opened without one.
@@ -29,6 +31,28 @@ var errNoTurn = fmt.Errorf("%d others read the tier, which is slow to answer", c
 
 // ErrCold says that what is asked for is in the tier, where a Reader that is to read here only does not look.
 var ErrCold = errors.New("this is in the tier")
+
+// TierError says that the tier cannot be read at the moment: the object store is out of reach or refuses, or it takes too long. What is
+// damaged or gone has an error of its own.
+type TierError struct{ Err error }
+
+func (e *TierError) Error() string { return "the tier cannot be read at the moment: " + e.Err.Error() }
+
+func (e *TierError) Unwrap() error { return e.Err }
+
+// coldError makes a TierError of what may be over soon.
+func coldError(err error) error {
+	var damage *tiered.DamageError
+	for _, lasting := range []error{commitlog.ErrGone, commitlog.ErrNotFound, objects.ErrNotFound} {
+		if errors.Is(err, lasting) {
+			return err
+		}
+	}
+	if err == nil || errors.As(err, &damage) {
+		return err
+	}
+	return &TierError{err}
+}
 
 // Reader reads queues and messages: here only, or in the tier as well. Who serves many others reads here first, and leaves what is
 // cold to somebody whom nobody waits for.
@@ -76,9 +100,9 @@ func (s *Store) coldTurn(ctx context.Context) error {
 	case s.turns <- struct{}{}:
 		return nil
 	case <-timer.C():
-		return errNoTurn
+		return &TierError{errNoTurn}
 	case <-ctx.Done():
-		return ctx.Err()
+		return &TierError{ctx.Err()}
 	}
 }
 
@@ -93,7 +117,8 @@ func (r Reader) readRaw(pos record.Position, n int, buf []byte) ([]byte, error) 
 		return nil, err
 	}
 	defer done()
-	return r.s.opts.Tier.ReadRaw(ctx, pos, n, buf)
+	raw, err = r.s.opts.Tier.ReadRaw(ctx, pos, n, buf)
+	return raw, coldError(err)
 }
 
 // tierQueueAt finds what the tier has of a queue from an offset on; false when it has nothing.
@@ -138,7 +163,7 @@ func (r Reader) coldEntries(k queueKey, q bounds, offset int64, dst []Entry, end
 	runs := r.s.opts.Tier.RunsFrom(ctx, at.part, k.topic, k.queue, offset)
 	defer func() {
 		if cerr := runs.Close(); err == nil && cerr != nil {
-			err = fmt.Errorf("store: read topic id %d queue %d from the tier: %w", k.topic, k.queue, cerr)
+			err = fmt.Errorf("store: read topic id %d queue %d from the tier: %w", k.topic, k.queue, coldError(cerr))
 		}
 	}()
 	for len(dst) < end && runs.Next() {
@@ -194,7 +219,7 @@ func (s *Store) searchTier(k queueKey, q bounds, since int64) (found int64, ok b
 	runs := s.opts.Tier.RunsFrom(ctx, at.part, k.topic, k.queue, max(at.first, q.min))
 	defer func() {
 		if cerr := runs.Close(); err == nil && cerr != nil {
-			err = fmt.Errorf("store: search topic id %d queue %d in the tier: %w", k.topic, k.queue, cerr)
+			err = fmt.Errorf("store: search topic id %d queue %d in the tier: %w", k.topic, k.queue, coldError(cerr))
 		}
 	}()
 	for runs.Next() {
@@ -273,7 +298,7 @@ func (s *Store) eachColdHit(topic kvindex.ID, kind kvindex.IndexKind, key string
 	rows := s.opts.Tier.Keys(ctx, topic, kind, kind.Hash(key), begin, end)
 	defer func() {
 		if cerr := rows.Close(); err == nil && cerr != nil {
-			err = fmt.Errorf("store: query the tier's keys: %w", cerr)
+			err = fmt.Errorf("store: query the tier's keys: %w", coldError(cerr))
 		}
 	}()
 	for rows.Next() {
