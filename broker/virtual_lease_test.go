@@ -217,7 +217,6 @@ func TestVirtualQueuesTurnedOff(t *testing.T) {
 
 	r.pass(switchAbandon)
 	r.want(keeps, 5, 5)
-	r.HandOver("g", "t") // as the door does when a pull has found nothing
 	waitFor(t, "what nobody has any more is in the retry topic", func() bool {
 		got := r.pull(t, "g", catalog.RetryPrefix+"g", 0, 0)
 		defer got.Buffer.Release()
