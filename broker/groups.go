@@ -119,7 +119,7 @@ func (b *Broker) PutGroup(ctx context.Context, g catalog.Group, attributes strin
 		return refuse(CodeParameter, "group %s: %d retries", g.Name, g.RetryMaxTimes)
 	}
 	doing := "put group " + g.Name
-	switched := false
+	var switched *catalog.Group // as it was, when its virtual queues are turned on or off
 	err = b.change(ctx, groupKey(g.Name), doing, func() ([]record.Record, error) {
 		old, err := b.catalog.Group(g.Name)
 		g.Attributes = nil
@@ -139,15 +139,18 @@ func (b *Broker) PutGroup(ctx context.Context, g catalog.Group, attributes strin
 		if old == nil || old.VirtualQueues() == g.VirtualQueues() {
 			return records, nil
 		}
-		switched = true
+		switched = old
 		more, err := b.switchRecords(ctx, old)
 		return append(records, more...), err
 	})
+	if switched != nil {
+		b.offsets.heed(switched.ID)
+	}
 	if err != nil {
 		return err
 	}
 	b.redriver.note(&g)
-	if switched {
+	if switched != nil {
 		if now, err := b.group(g.Name); err == nil {
 			b.virtualSwitched(now)
 		}

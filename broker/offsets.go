@@ -49,6 +49,7 @@ type offsets struct {
 		gathered map[place]gathered
 		seq      uint64
 		resets   map[place]*reset
+		ignored  map[kvindex.ID]struct{} // groups whose commits do not count
 	}
 }
 
@@ -71,6 +72,7 @@ func newOffsets(c clock.Clock, propose func(*commitlog.Proposal) error) *offsets
 	o := &offsets{clock: c, propose: propose}
 	o.mu.gathered = map[place]gathered{}
 	o.mu.resets = map[place]*reset{}
+	o.mu.ignored = map[kvindex.ID]struct{}{}
 	return o
 }
 
@@ -97,8 +99,25 @@ func (o *offsets) committed(at place) (int64, bool) {
 	return g.offset, ok
 }
 
-// staleLocked says whether a commit comes from a consumer that has not noticed that its place was reset.
+// ignore has commits of a group count for nothing until heed is called, while where it stands is passing to others than who commit.
+func (o *offsets) ignore(group kvindex.ID) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.mu.ignored[group] = struct{}{}
+}
+
+func (o *offsets) heed(group kvindex.ID) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.mu.ignored, group)
+}
+
+// staleLocked says whether a commit comes from a consumer that has not noticed that its place was reset, or that it is not its own
+// any more.
 func (o *offsets) staleLocked(at place, offset int64) bool {
+	if _, ok := o.mu.ignored[at.group]; ok {
+		return true
+	}
 	r := o.resetLocked(at)
 	return r != nil && offset != r.offset
 }

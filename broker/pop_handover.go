@@ -13,7 +13,7 @@ import (
 	"github.com/cairnmq/cairn/store"
 )
 
-// maxHandOver is how many messages one HandOver moves.
+// maxHandOver is how many messages are moved with one look for them.
 const maxHandOver = 32
 
 // HandOver sees to it that a group which pops a topic no more loses nothing of what it has popped: what was not acknowledged in its
@@ -23,7 +23,7 @@ const maxHandOver = 32
 // What a group gets in order is not handed over: in a retry topic it would have none.
 //
 // It returns at once, and costs next to nothing when there is nothing to do. Whoever pulls calls it when a pull finds nothing, so a
-// message comes again as late as the next pull that is over. What fails is tried again at the next one.
+// message whose time is over comes again as late as the next pull that is. What fails is tried again at the next one.
 func (b *Broker) HandOver(group, topic string) {
 	if b.gate.enter() != nil {
 		return
@@ -41,15 +41,23 @@ func (b *Broker) HandOver(group, topic string) {
 	}()
 }
 
-// handOver does it, with one record for each message that enters the copy and removes the checkpoint.
-func (b *Broker) handOver(g *catalog.Group, t *catalog.Topic) error {
+func (b *Broker) handOver(g *catalog.Group, t *catalog.Topic) (err error) {
+	for more := true; more && err == nil; {
+		more, err = b.handOverSome(g, t)
+	}
+	return err
+}
+
+// handOverSome does it for some, with one record for each message that enters the copy and removes the checkpoint. more says that
+// there may be others.
+func (b *Broker) handOverSome(g *catalog.Group, t *catalog.Topic) (more bool, err error) {
 	m, set, err := b.storedMode(g, t)
 	if err != nil || !set || m.Pop || g.VirtualQueues() {
-		return err
+		return false, err
 	}
 	at := place{g.ID, t.ID, everything}
 	if _, mine := b.pop.leases.acquire(at, noEnd); !mine {
-		return nil // a pop takes it, or another one hands it over
+		return false, nil // a pop takes it, or another one hands it over
 	}
 	defer func() {
 		if b.pop.leases.chosen(at) {
@@ -58,16 +66,16 @@ func (b *Broker) handOver(g *catalog.Group, t *catalog.Topic) error {
 	}()
 	expired, err := b.store.Pop.Expired(g.ID, t.ID, pop.AnyQueue, b.clock.Now().UnixMilli(), maxHandOver, nil)
 	if err != nil || len(expired) == 0 {
-		return err
+		return false, err
 	}
 	ctx := context.Background()
 	retry, err := b.made(ctx, b.groupTopic(catalog.RetryPrefix+g.Name, g.RetryQueueNums))
 	if err != nil {
-		return err
+		return false, err
 	}
 	dlq, err := b.made(ctx, b.groupTopic(catalog.DLQPrefix+g.Name, 1))
 	if err != nil {
-		return err
+		return false, err
 	}
 	buf := store.NewBuffer()
 	defer buf.Release()
@@ -85,12 +93,12 @@ func (b *Broker) handOver(g *catalog.Group, t *catalog.Topic) error {
 		case errors.Is(err, commitlog.ErrGone):
 			rec, err = pop.AckRecord(&pop.Ack{Group: g.ID, Topic: t.ID, Refs: []pop.Ref{e.Ref}}), nil
 		case err != nil:
-			return err
+			return false, err
 		}
 		recs = append(recs, rec)
 	}
 	_, err = b.append(ctx, "hand over messages of "+t.Name, recs...)
-	return err
+	return len(expired) == maxHandOver, err
 }
 
 // retried makes the record of a popped message as it goes to the retry topic.

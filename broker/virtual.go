@@ -267,12 +267,13 @@ func (v *VirtualConsumer) enter(p *virtualPull) (again []heldMessage, full bool,
 	}
 	q := v.mu.queues[p.at]
 	now := v.b.clock.Now()
+	v.noteSwitchLocked(true, now)
 	if q == nil {
 		q = &virtualQueue{moved: now}
 		v.mu.queues[p.at] = q
 	}
 	old, q.pulling = q.pulling, p
-	q.pulled, q.left = now, false
+	q.pulled = now
 	if i := q.from(p.req.Offset); i < len(q.held) {
 		return slices.Clone(q.held[i:min(i+p.most(), len(q.held))]), false, old
 	}

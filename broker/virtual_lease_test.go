@@ -217,13 +217,89 @@ func TestVirtualQueuesTurnedOff(t *testing.T) {
 
 	r.pass(switchAbandon)
 	r.want(keeps, 5, 5)
-	r.HandOver("g", "t") // as the door does when a pull has found nothing
 	waitFor(t, "what nobody has any more is in the retry topic", func() bool {
 		got := r.pull(t, "g", catalog.RetryPrefix+"g", 0, 0)
 		defer got.Buffer.Release()
 		return len(got.Ends) == 2
 	})
 	r.wantLag(0)
+}
+
+// Nobody gets anything of a queue while clients find out which ones they keep: neither who was led to the group's cursor when virtual
+// queues were turned off before, nor who took the queue so late that its first pull comes when they are off.
+func TestVirtualQueuesTurnedOffAgain(t *testing.T) {
+	r := openVirtualRig(t)
+	led, late := r.OpenVirtual("g"), r.OpenVirtual("g")
+	defer led.Close()
+	defer late.Close()
+	r.sendBodies(t, "t", 0, 2)
+	r.want(led, 0, -1, "0", "1")
+	wantHeldBack := func(who string, v *VirtualConsumer, offset int64) {
+		t.Helper()
+		answered := make(chan *PullResult, 1)
+		v.PullAsync(&PullRequest{Group: "g", Topic: "t", Offset: offset, CommitOffset: -1}, func(res *PullResult, err error) {
+			if err != nil {
+				t.Error(err)
+			}
+			answered <- res
+		})
+		r.clock.Advance(switchGrace - time.Millisecond)
+		r.settle()
+		select {
+		case res := <-answered:
+			t.Fatalf("%s gets %d messages before clients know what they keep", who, len(res.Ends))
+		default:
+		}
+		r.clock.Advance(time.Millisecond)
+		if res := <-answered; res.Status != PullNoMatch || res.NextOffset != 2 {
+			t.Fatalf("%s is told %+v", who, res)
+		}
+	}
+	r.virtualGroup(t, "g", false)
+	wantHeldBack("the one that has pulled", led, 2)
+	r.send(t, "t", 0, plain("new"))
+	r.virtualGroup(t, "g", true)
+	r.virtualGroup(t, "g", false)
+	wantHeldBack("the one that was led before", led, 2)
+	r.want(led, 2, -1, "new")
+	r.virtualGroup(t, "g", true)
+	r.virtualGroup(t, "g", false)
+	wantHeldBack("the one that has not pulled yet", late, 0)
+	r.want(late, 2, -1, "new")
+}
+
+// A commit of the consumer that had a queue for itself, which comes while virtual queues are being turned on, would be written when
+// others have popped behind it, and they would get that again.
+func TestCommitsWhileVirtualQueuesAreTurnedOn(t *testing.T) {
+	r := openVirtualRig(t)
+	r.virtualGroup(t, "g", false)
+	r.sendBodies(t, "t", 0, 4)
+	commit := func(offset int64) {
+		t.Helper()
+		if err := r.CommitOffsetAsync("g", OffsetCommit{Topic: "t", Offset: offset}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	commit(1)
+	g, err := r.Group("g")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.switchRecords(t.Context(), g); err != nil {
+		t.Fatal(err)
+	}
+	commit(2)
+	if n := r.offsets.gatheredCount(); n != 0 {
+		t.Errorf("%d commits are to be written when the group pops already", n)
+	}
+	r.virtualGroup(t, "g", true)
+	v := r.OpenVirtual("g")
+	defer v.Close()
+	r.want(v, 0, -1, "1", "2", "3")
+	commit(4) // as a tool does
+	if n := r.offsets.gatheredCount(); n != 1 {
+		t.Errorf("%d commits are to be written when virtual queues are on", n)
+	}
 }
 
 // A client that was told offsets which the queue does not have yet, because of messages that came back, begins again.

@@ -96,9 +96,10 @@ func (v *VirtualConsumer) keepLocked(at place, held []heldMessage) {
 }
 
 // giveBackLocked proposes to make messages visible for others at once. It does not count as an attempt; what the log does not take
-// comes back when its lease is over.
+// comes back when its lease is over. When nobody pops any more, it goes to the group's retry topic at once: on a busy queue no pull
+// finds nothing for long.
 func (v *VirtualConsumer) giveBackLocked(at place, held []heldMessage) {
-	b, now := v.b, v.b.clock.Now().UnixMilli()
+	b, now, off := v.b, v.b.clock.Now().UnixMilli(), !v.mu.off.IsZero()
 	for part := range slices.Chunk(held, settleRecords*pop.MaxItems) {
 		p := &commitlog.Proposal{}
 		for some := range slices.Chunk(part, pop.MaxItems) {
@@ -109,8 +110,12 @@ func (v *VirtualConsumer) giveBackLocked(at place, held []heldMessage) {
 			p.Records = append(p.Records, pop.ExtendRecord(&e))
 		}
 		p.Done = func(p *commitlog.Proposal) {
-			if p.Err == nil {
-				b.pop.alarms.note(groupOfTopic{at.group, at.topic}, now)
+			if p.Err != nil {
+				return
+			}
+			b.pop.alarms.note(groupOfTopic{at.group, at.topic}, now)
+			if t, err := b.catalog.TopicByID(at.topic); off && err == nil {
+				b.HandOver(v.group, t.Name)
 			}
 		}
 		_ = b.store.Propose(p)

@@ -14,7 +14,7 @@ import (
 // On: what the consumers committed before is where the group begins to pop. What they have and did not commit comes again, as with
 // any change of who owns a queue.
 //
-// Off: who keeps a queue goes on with what it holds, and is led to where the group's cursor is. What it commits is of the group only
+// Off: nobody gets anything until clients can have found out what they keep. Who keeps a queue goes on with what it holds, and is led to where the group's cursor is. What it commits is of the group only
 // when all that it held is consumed; until then the cursor is ahead of it. What the others hold and do not commit soon is given
 // back, and since nobody pops any more it goes to the group's retry topic (HandOver).
 
@@ -46,9 +46,12 @@ func (b *Broker) virtualSwitched(g *catalog.Group) {
 
 func (v *VirtualConsumer) noteSwitchLocked(on bool, now time.Time) {
 	switch {
-	case on:
+	case on && !v.mu.off.IsZero():
 		v.mu.off = time.Time{}
-	case v.mu.off.IsZero():
+		for _, q := range v.mu.queues {
+			q.left = false
+		}
+	case !on && v.mu.off.IsZero():
 		v.mu.off = now
 	}
 }
@@ -91,12 +94,16 @@ func (p *virtualPull) pullPlainly() (cancel func()) {
 	v.noteSwitchLocked(false, now)
 	until := v.mu.off.Add(switchGrace)
 	q := v.mu.queues[p.at]
-	if q == nil || q.left {
+	if !now.Before(until) && (q == nil || q.left) {
 		if q != nil {
 			q.pulled = now
 		}
 		v.mu.Unlock()
 		return b.PullAsync(&p.req, p.done)
+	}
+	if q == nil { // it took the queue while it was virtual, and comes for the first time, or began it again
+		q = &virtualQueue{moved: now}
+		v.mu.queues[p.at] = q
 	}
 	q.pulled, q.pulling = now, p
 	v.mu.Unlock()
@@ -148,12 +155,13 @@ func (o *offsets) told(at place, offset int64) {
 }
 
 // switchRecords are what a group needs beside its own record when its virtual queues are turned on or, while was says that it has
-// some, off.
+// some, off. When they are turned on, commits of the group are ignored until the caller says that it is done: offsets.heed.
 func (b *Broker) switchRecords(ctx context.Context, was *catalog.Group) ([]record.Record, error) {
 	if was.VirtualQueues() {
 		return b.handOverRecords(was)
 	}
-	// The group begins to pop at what was committed one-way.
+	// The group begins to pop at what was committed one-way, and what is committed from now on must not move it back.
+	b.offsets.ignore(was.ID)
 	_, err := await(ctx, func(done func(struct{}, error)) {
 		b.offsets.flush(func(err error) { done(struct{}{}, err) })
 	})

@@ -35,7 +35,7 @@ type assignment struct {
 // queryAssignment serves code 400: Java consumers of 5.x that leave the balancing to the broker (clientRebalance false) ask
 // which queues of a topic are theirs, and whether to pull or to pop them. The queues are those of this broker. Who consumes by
 // broadcast always pulls: what one pops, the others do not get.
-func queryAssignment(_ context.Context, d *Door, _ *session, req, resp *wire.Command) error {
+func queryAssignment(_ context.Context, d *Door, s *session, req, resp *wire.Command) error {
 	var q struct {
 		ClientID     string `json:"clientId"`
 		Group        string `json:"consumerGroup"`
@@ -70,6 +70,8 @@ func queryAssignment(_ context.Context, d *Door, _ *session, req, resp *wire.Com
 			queues, err = sharePopped(q.Strategy, queues, index, len(ids), int(m.Share))
 		} else if g, gerr := d.broker.Group(q.Group); gerr != nil || !g.VirtualQueues() {
 			queues, err = share(q.Strategy, queues, index, len(ids))
+		} else {
+			d.toldOfAll(s, q.Group)
 		}
 		if err != nil {
 			return err

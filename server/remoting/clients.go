@@ -207,6 +207,7 @@ func consumerList(_ context.Context, d *Door, s *session, req, resp *wire.Comman
 	ids := d.broker.Clients().ConsumerIDs(group)
 	if g, err := d.broker.Group(group); err == nil && g.VirtualQueues() {
 		ids, _ = d.broker.Clients().ConsumersAt(s.conn, group)
+		d.toldOfAll(s, group)
 	}
 	if len(ids) == 0 {
 		return refuse(wire.SystemError, "no consumer for this group, %s", group)

@@ -22,6 +22,14 @@ func (d *Door) virtualOf(s *session, group string) (*broker.VirtualConsumer, err
 	return s.openVirtual(d.broker, group), nil
 }
 
+// toldOfAll is called when a consumer of a group with virtual queues is told to take every queue. From now on it is one whose pulls are
+// watched over, also when they begin after virtual queues were turned off.
+func (d *Door) toldOfAll(s *session, group string) {
+	if ids, _ := d.broker.Clients().ConsumersAt(s.conn, group); len(ids) > 0 {
+		_, _ = d.virtualOf(s, group) // what is wrong is its pull's to refuse
+	}
+}
+
 // modelOf is the message model of a connection's consumer. A client that has connected anew pulls before its next heartbeat; then it
 // is that of its group.
 func (d *Door) modelOf(s *session, group string) (model string, known bool) {
