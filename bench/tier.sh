@@ -33,9 +33,9 @@ start() { # FLAGS…
     sleep 0.01
   done
 }
-tiered() { start --tiered.url "$TIER" --retention 1s --name "$name"; }
+tiered() { start --tiered.url "$TIER" --retention "${1:-1s}" --name "$name"; }
 fresh() { stop; rm -rf "$data"; name=bench-$(date +%s%N); } # each broker has a tier of its own
-bench() { "$work/cairn" bench "$@" -e $ns --pid "$pid" -o json 2>/dev/null; }
+bench() { "$work/cairn" bench "$@" -e $ns --pid "$pid" -o json 2>"$work/said" || { cat "$work/said" "$work/cairn.log" >&2; return 1; }; }
 number() { sed -n 's/.*"'"$1"'":\([0-9.e+]*\).*/\1/p'; }
 of() { sed -n 's/.*"'"$1"'":{[^}]*"'"$2"'":\([0-9.]*\).*/\1/p'; } # LATENCY QUANTILE
 median() { sort -g | awk '{v[NR] = $1} END {print v[int((NR + 1) / 2)]}'; }
@@ -46,7 +46,7 @@ metric() { curl -sf "$http/metrics" | awk -v name="$1" '$1 ~ "^" name "({|$)" {s
 for _ in $(seq "$rounds"); do
   fresh; start
   bench e2e -t hot -w 64 --conns 4 -m "$HOT" > "$work/row"; number throughput < "$work/row" >> "$work/hot.none"
-  fresh; tiered
+  fresh; tiered 1h
   bench e2e -t hot -w 64 --conns 4 -m "$HOT" > "$work/row"; number throughput < "$work/row" >> "$work/hot.tier"
 done
 none=$(median < "$work/hot.none") with=$(median < "$work/hot.tier")
@@ -55,7 +55,6 @@ awk -v a="$none" -v b="$with" 'BEGIN {printf "hot: %.0f messages/s sent and cons
 fresh; tiered
 "$work/cairn" topic create cold --queues 8 -n $ns >/dev/null
 bench produce -t cold -w 64 --conns 4 -m "$COLD" >/dev/null
-logged=$(du -sb "$data/log" | cut -f1)
 bench produce -t filler -w 64 --conns 4 -m 500000 >/dev/null # seals the last segment of the others
 gone
 parts=$("$work/cairn" tier status -o json)
@@ -67,13 +66,13 @@ for round in $(seq "$rounds"); do
   stop; tiered # with empty caches
   bench e2e -t hot -w 16 -r "$RATE" -m $((RATE * 20)) > "$work/row"; of e2e_ms p99 < "$work/row" >> "$work/paced.alone"
   stop; tiered
-  bench consume -t cold -g "all$round" -w 8 -b 128 -m "$COLD" > "$work/cold" & reader=$!
+  bench consume -t cold -g "all$round" -w 8 -m "$COLD" > "$work/cold" & reader=$!
   bench e2e -t hot -w 16 -r "$RATE" -m $((RATE * 20)) > "$work/row"; of e2e_ms p99 < "$work/row" >> "$work/paced.cold"
   wait "$reader"; number throughput < "$work/cold" >> "$work/cold.rate"
 done
 alone=$(median < "$work/paced.alone") beside=$(median < "$work/paced.cold")
 awk -v a="$alone" -v b="$beside" -v r="$RATE" 'BEGIN {printf "paced: %d messages/s sent and consumed, p99 %.2f ms alone, %.2f beside a cold reader: %.2fx\n", r, a, b, b / a}'
 printf 'cold: %.0f messages/s read from the beginning\n' "$(median < "$work/cold.rate")"
-stored() { sed -n 's/.*"'"$1"'":\([0-9]*\).*/\1/p' <<<"$parts"; }
-awk -v logged="$logged" -v cold="$COLD" -v raw="$(stored rawBytes)" -v stored="$(stored storedBytes)" -v n="$(stored messages)" -v parts="$(stored parts)" -v puts="$(cat "$work/requests")" 'BEGIN {
-  printf "stored: %.0f bytes of log a message, %.0f in the tier; for each GiB of log %.1f objects and %.0f requests\n", logged / cold, stored / n, 2 * parts / raw * 2^30, puts / raw * 2^30}'
+stored() { sed -n 's/.*"'"$1"'"[: ]*\([0-9]*\).*/\1/p' <<<"$parts"; }
+awk -v raw="$(stored rawBytes)" -v stored="$(stored storedBytes)" -v n="$(stored messages)" -v parts="$(stored parts)" -v puts="$(cat "$work/requests")" 'BEGIN {
+  printf "stored: %.0f bytes of log a message, %.0f in the tier; for each GiB of log %.1f objects and %.0f requests\n", raw / n, stored / n, 2 * parts / raw * 2^30, puts / raw * 2^30}'
