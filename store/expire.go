@@ -48,6 +48,9 @@ func (s *Store) Expire(ctx context.Context, now time.Time) error {
 		left = min(left, kvindex.HourOf(done.until))
 	}
 	for hour := uint32(0); hour < left; hour++ {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("store: expire: %w", err)
+		}
 		b, ok, err := s.firstBucket(hour)
 		if err != nil {
 			return fmt.Errorf("store: expire: %w", err)
