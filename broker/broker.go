@@ -232,7 +232,7 @@ func (b *Broker) start() {
 	b.pop = newPopper(b.store, b.clock, b.due, b.waiters)
 	b.workers = newWorkers(max(2, runtime.GOMAXPROCS(0)), 16)
 	b.lookers = newWorkers(lookers, 1)
-	b.cold = newColdReaders()
+	b.cold = newColdReaders(newColdBudget(b.clock, b.rates.puts.Load))
 	ctx, stop := context.WithCancel(context.Background())
 	b.stop = stop
 	b.upkeep.Go(func() { b.expireStore(ctx) })

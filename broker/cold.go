@@ -19,13 +19,14 @@ const (
 // coldReaders is those workers.
 type coldReaders struct {
 	workers *workers
+	budget  *coldBudget
 	ctx     context.Context // of their reads of the tier
 	stop    context.CancelFunc
 	inside  atomic.Int32 // under way or waiting
 }
 
-func newColdReaders() *coldReaders {
-	c := &coldReaders{workers: newWorkers(coldWorkers, 1)}
+func newColdReaders(b *coldBudget) *coldReaders {
+	c := &coldReaders{workers: newWorkers(coldWorkers, 1), budget: b}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	return c
 }
@@ -38,7 +39,7 @@ func (c *coldReaders) run(f func()) error {
 	}
 	c.workers.run(func() {
 		defer c.inside.Add(-1)
-		f()
+		c.budget.run(c.ctx, f)
 	})
 	return nil
 }
