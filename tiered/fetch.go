@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -240,6 +241,7 @@ func (f *fetcher) fetch(o paged, s span, got [][]byte) error {
 			return err
 		}
 		got[i] = raw
+		runtime.Gosched() // others' work is short, and that of many pages long
 		f.disk.put(pageKey{o.objectName(), o.kind(), s.first + i}, stored)
 	}
 	return nil
