@@ -73,7 +73,9 @@ func (b *coldBudget) rest(ctx context.Context, now time.Time) (_ time.Time, ok b
 }
 
 // pause is how long who wants to read now has to wait.
-func (b *coldBudget) pause(now time.Time) time.Duration { return b.limiter.ReserveN(now, 1).DelayFrom(now) }
+func (b *coldBudget) pause(now time.Time) time.Duration {
+	return b.limiter.ReserveN(now, 1).DelayFrom(now)
+}
 
 // spend charges for a read.
 func (b *coldBudget) spend(began, ended time.Time) {
