@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -64,6 +65,17 @@ takes delayed messages or transactions when its type says so:
 	return c
 }
 
+// driven runs a measure with the collector's setting of a broker: on one machine with the broker that it measures, what the driver
+// spends on garbage is taken from that.
+func driven(ctx context.Context, o bench.Options, run func(context.Context, bench.Options) (bench.Result, error)) (bench.Result, error) {
+	tuning, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { tuneGC(tuning) })
+	defer wg.Wait()
+	defer stop()
+	return run(ctx, o)
+}
+
 const delayTopic = "cairn-bench-delay"
 
 // benchDefaults are the flags whose defaults differ between measures.
@@ -87,7 +99,7 @@ func benchCommand(use, short string, def benchDefaults, run func(context.Context
 			bar := newProgress(cmd.ErrOrStderr(), o.Count, use)
 			o.Progress = bar.set
 		}
-		res, err := run(cmd.Context(), o)
+		res, err := driven(cmd.Context(), o, run)
 		if err != nil {
 			return fmt.Errorf("bench %s: %w", use, err)
 		}
