@@ -296,11 +296,7 @@ func (s *Store) eachLongTimer(first, before uint32, f func(at record.Position)) 
 
 // table writes the table object.
 func (c *compaction) table(ctx context.Context, w io.Writer) error {
-	out := tiered.NewTableWriter(w)
-	err := c.rows(ctx, out)
-	sum, cerr := out.Close()
-	c.part.TableBytes, c.part.TableCRC = sum.Bytes, sum.CRC
-	return errors.Join(err, cerr)
+	return writeTable(w, &c.part, func(out *tiered.TableWriter) error { return c.rows(ctx, out) })
 }
 
 func (c *compaction) rows(ctx context.Context, out *tiered.TableWriter) error {

@@ -238,10 +238,15 @@ func eachMessage(b *commitlog.Batch, f func(at record.Position, size int32, m *s
 
 // table writes the table object.
 func (u *upload) table(ctx context.Context, w io.Writer) error {
+	return writeTable(w, &u.part, func(out *tiered.TableWriter) error { return u.rows(ctx, out) })
+}
+
+// writeTable writes a table with the rows, and notes its size and checksum in part.
+func writeTable(w io.Writer, part *tiered.Part, rows func(*tiered.TableWriter) error) error {
 	out := tiered.NewTableWriter(w)
-	err := u.rows(ctx, out)
+	err := rows(out)
 	sum, cerr := out.Close()
-	u.part.TableBytes, u.part.TableCRC = sum.Bytes, sum.CRC
+	part.TableBytes, part.TableCRC = sum.Bytes, sum.CRC
 	return errors.Join(err, cerr)
 }
 

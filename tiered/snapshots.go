@@ -45,16 +45,6 @@ func (m *Manifest) Newest() (newest Snapshot, ok bool) {
 	return newest, ok
 }
 
-// Settled is the position before which no restore applies the log again, whichever of the snapshots it uses: what only the index was
-// made from is not needed there any more. 0 when there is no snapshot that it can use.
-func (m *Manifest) Settled() record.Position {
-	usable := m.Usable()
-	if len(usable) == 0 {
-		return 0
-	}
-	return usable[len(usable)-1].Position
-}
-
 // addSnapshot names one more, and drops those that nobody needs then.
 func (m *Manifest) addSnapshot(s Snapshot) {
 	m.Snapshots = append(slices.DeleteFunc(m.Snapshots, func(o Snapshot) bool { return o.Position == s.Position }), s)
