@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -270,6 +271,23 @@ func TestPullEndsWithItsContext(t *testing.T) {
 	}
 	if n := b.pulls.count(); n != 0 {
 		t.Errorf("%d pulls still wait", n)
+	}
+}
+
+// A pull that was cancelled before it could wait, because its group was still being made, is not answered again by another cancel.
+func TestPullCancelledTwice(t *testing.T) {
+	b := openBroker(t)
+	b.topicOf(t, "t", 1)
+	for i := range 20 {
+		over := make(chan pulled, 2)
+		cancel := b.PullAsync(&PullRequest{Group: fmt.Sprint("g", i), Topic: "t", Suspend: time.Hour, CommitOffset: -1},
+			func(res *PullResult, err error) { over <- pulled{res, err} })
+		cancel()
+		if got := receive(t, over); got.err != nil || got.res.Status != PullNoNewMessage {
+			t.Fatalf("answer %+v, %v", got.res, got.err)
+		}
+		cancel()
+		wantSilence(t, "second answer", over)
 	}
 }
 

@@ -42,7 +42,9 @@ func (p *pull) wait(at place, res *PullResult) (again bool) {
 	h := &hold{p: p, at: at, res: res}
 	h.waiter = waiter{topic: at.topic, group: at.group, queue: at.queue, pull: true, filter: p.req.Filter, wake: h.goOn}
 	if p.cancelledOr(h) {
-		p.done(res, nil)
+		if h.claim() { // it may be cancelled once more
+			p.done(res, nil)
+		}
 		return false
 	}
 	again = p.begin(h)

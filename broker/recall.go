@@ -51,28 +51,33 @@ func (b *Broker) Recall(ctx context.Context, req *RecallRequest) (uniqueID strin
 	return h.UniqueID, nil
 }
 
-// recallPending takes the message back if it is pending.
+// recallPending takes the message back if it is pending. One that is not is asked of the log all the same, which refuses it: a
+// timer's row is gone a moment before its queue shows the message, and not any more when the log has answered.
 func (b *Broker) recallPending(ctx context.Context, t *catalog.Topic, h *delay.Handle) (bool, error) {
-	at := delay.Point{Due: h.Due, Origin: h.Origin}
+	at := delay.Point{Due: h.Due, Origin: max(h.Origin, 0)}
 	if h.Origin < 0 {
 		found, ok, err := b.store.DelayedByID(t.ID, h.UniqueID)
-		if err != nil || !ok || found.Due != h.Due {
+		if err != nil {
 			return false, verbError(err, "look for the delayed message "+h.UniqueID)
 		}
-		at = found
+		if ok && found.Due == h.Due {
+			at = found
+		}
 	}
-	timer, ok, err := b.store.Delay.Get(at)
-	if err != nil || !ok {
+	timer, pending, err := b.store.Delay.Get(at)
+	if err != nil {
 		return false, verbError(err, "look up the delayed message "+h.UniqueID)
 	}
-	buf := store.NewBuffer()
-	defer buf.Release()
-	layout, err := b.store.ReadStored(timer.Position, timer.Size, buf)
-	if err != nil {
-		return false, verbError(err, "read the delayed message "+h.UniqueID)
-	}
-	if timer.Topic != t.ID || !isCalled(layout, h.UniqueID) {
-		return false, noDelayed(h)
+	if pending {
+		buf := store.NewBuffer()
+		defer buf.Release()
+		layout, err := b.store.ReadStored(timer.Position, timer.Size, buf)
+		if err != nil {
+			return false, verbError(err, "read the delayed message "+h.UniqueID)
+		}
+		if timer.Topic != t.ID || !isCalled(layout, h.UniqueID) {
+			return false, noDelayed(h)
+		}
 	}
 	outcomes, err := b.append(ctx, "recall "+h.UniqueID, delay.Recall{Point: at, Topic: t.ID}.Record())
 	return err == nil && !outcomes[0].Refused, err

@@ -436,6 +436,7 @@ func TestTimersOfADeletedTopicGoNowhere(t *testing.T) {
 		n := 0
 		return s.Txn.Each(false, 0, func(*txn.Half) bool { n++; return true }) == nil && n == 0
 	})
+	mustAppend(t, s, delay.Recall{}.Record()) // refused, and answered when the queues show what the rows do
 	if low, high, err := s.Bounds(topic, 0); low != 0 || high != 0 || err != nil {
 		t.Fatalf("the deleted topic's queue: %d to %d, %v", low, high, err)
 	}
