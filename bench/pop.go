@@ -92,20 +92,24 @@ type place struct{ group, topic string }
 
 // popped is a message that came, as far as its acknowledgement needs it.
 type popped struct {
-	id     string // gRPC
-	handle string // gRPC: the receipt handle. Remoting: the property POP_CK
+	id     string   // gRPC
+	handle string   // gRPC: the receipt handle. Remoting: the property POP_CK
+	check  popCheck // Remoting: the handle, taken apart
 }
 
 // errBusy is the answer of a broker at which too many pops wait.
 var errBusy = errors.New("the broker turns pops away")
 
-// popper pops and acknowledges. Any number of acknowledgements may be under way at once, beside one pop.
+// popper pops and acknowledges for one worker.
 type popper interface {
 	// pop waits for at most Hold. Each body that comes goes to f, which does not keep it. When they were popped is 0 when none
 	// came. It returns errBusy, or what failed for good.
 	pop(ctx context.Context, p place, f func(body []byte, m popped)) (at time.Time, err error)
-	// ack settles messages of one pop by one call.
-	ack(ctx context.Context, p place, ms []popped) error
+	// ackEach settles messages of one pop, each by a call of its own, all at once, and returns when all are answered. It calls done
+	// for each as it is answered, from several goroutines.
+	ackEach(ctx context.Context, p place, ms []popped, done func(error))
+	// ackTogether settles messages of one pop by one call.
+	ackTogether(ctx context.Context, p place, ms []popped) error
 }
 
 // Pop fills topics, unless they are, and has groups pop all of it and acknowledge.
@@ -227,12 +231,13 @@ const (
 )
 
 func (r *popRun) work(ctx context.Context, p popper) {
+	var numbers []int64
+	var ms []popped
 	for ctx.Err() == nil {
 		g := r.pick()
 		at := place{group: r.l.groups[g], topic: r.l.topics[r.l.topic(g)]}
 		began := time.Now()
-		var numbers []int64
-		var ms []popped
+		numbers, ms = numbers[:0], ms[:0]
 		poppedAt, err := p.pop(ctx, at, func(body []byte, m popped) {
 			numbers, ms = append(numbers, numberOf(body)), append(ms, m)
 		})
@@ -339,28 +344,25 @@ func (r *popRun) settle(ctx context.Context, p popper, g int, at place, ms []pop
 	if r.o.Pop.Ack == AckNever || len(ms) == 0 {
 		return
 	}
+	ctx = context.WithoutCancel(ctx)
+	began := time.Now()
 	if r.o.Pop.Ack == AckBatch {
-		r.ack(ctx, p, g, at, ms)
+		r.answered(g, len(ms), began, p.ackTogether(ctx, at, ms))
 		return
 	}
-	var wg sync.WaitGroup
-	for i := range ms {
-		wg.Go(func() { r.ack(ctx, p, g, at, ms[i:i+1]) })
-	}
-	wg.Wait()
+	p.ackEach(ctx, at, ms, func(err error) { r.answered(g, 1, began, err) })
 }
 
-func (r *popRun) ack(ctx context.Context, p popper, g int, at place, ms []popped) {
-	began := time.Now()
-	err := p.ack(context.WithoutCancel(ctx), at, ms)
+// answered notes the answer to an acknowledgement of n messages of group g.
+func (r *popRun) answered(g, n int, began time.Time, err error) {
 	took := time.Since(began)
 	if err != nil {
-		r.fail(len(ms), err)
+		r.fail(n, err)
 	}
 	r.mu.Lock()
 	_ = r.acks.RecordValue(max(1, took.Microseconds()))
 	r.mu.Unlock()
-	r.done(g, len(ms))
+	r.done(g, n)
 }
 
 func (r *popRun) fail(n int, err error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	v2 "github.com/apache/rocketmq-clients/golang/v5/protocol/v2"
@@ -71,7 +72,15 @@ func (p *grpcPopper) pop(ctx context.Context, at place, f func([]byte, popped)) 
 	}
 }
 
-func (p *grpcPopper) ack(ctx context.Context, at place, ms []popped) error {
+func (p *grpcPopper) ackEach(ctx context.Context, at place, ms []popped, done func(error)) {
+	var all sync.WaitGroup
+	for i := range ms {
+		all.Go(func() { done(p.ackTogether(ctx, at, ms[i:i+1])) })
+	}
+	all.Wait()
+}
+
+func (p *grpcPopper) ackTogether(ctx context.Context, at place, ms []popped) error {
 	entries := make([]*v2.AckMessageEntry, len(ms))
 	for i, m := range ms {
 		entries[i] = &v2.AckMessageEntry{MessageId: m.id, ReceiptHandle: m.handle}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cairnmq/cairn/internal/wire"
@@ -14,7 +15,7 @@ import (
 )
 
 // remotingPopper pops as the Java push consumer in POP mode does: POP_MESSAGE of all queues, receipts put together here,
-// ACK_MESSAGE for each message or BATCH_ACK_MESSAGE for those of one pop.
+// ACK_MESSAGE for each message, or BATCH_ACK_MESSAGE for those of one pop.
 type remotingPopper struct {
 	t    *remotingTarget
 	conn *wire.Client
@@ -43,6 +44,7 @@ func (p *remotingPopper) pop(ctx context.Context, at place, f func([]byte, poppe
 	ctx, cancel := context.WithTimeout(ctx, o.Pop.Hold+callTimeout)
 	defer cancel()
 	resp, err := p.conn.Invoke(ctx, req)
+	req.Release()
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -70,11 +72,13 @@ func (f Filter) expression() (kind, expression string) {
 }
 
 func (p *remotingPopper) answer(resp *wire.Command, f func([]byte, popped)) (time.Time, error) {
-	poppedAt, err := resp.Fields.Int64("popTime")
-	if err != nil {
-		return time.Time{}, err
+	var pop popCheck // what all receipts of the pop have in common
+	var err error
+	for key, at := range map[string]*int64{"popTime": &pop.poppedAt, "invisibleTime": &pop.invisible, "reviveQid": &pop.revive} {
+		if *at, err = resp.Fields.Int64(key); err != nil {
+			return time.Time{}, err
+		}
 	}
-	common := fmt.Sprintf("%d %s %s", poppedAt, resp.Fields.Text("invisibleTime"), resp.Fields.Text("reviveQid"))
 	starts := startsOf(resp.Fields.Text("startOffsetInfo"))
 	for rest := resp.Body; len(rest) > 0; {
 		m, size, err := message.Decode(rest)
@@ -82,28 +86,32 @@ func (p *remotingPopper) answer(resp *wire.Command, f func([]byte, popped)) (tim
 			return time.Time{}, err
 		}
 		rest = rest[size:]
-		handle := ""
+		c, handle := pop, ""
 		if ck, ok := message.Property(m.Properties, message.PropPopCK); ok {
 			handle = string(ck) // messages that come again have it in the Java broker
-		} else {
-			retry := retryOf(m.Topic)
-			start, ok := starts[retry+" "+strconv.Itoa(int(m.QueueID))]
-			if !ok {
-				start = strconv.FormatInt(m.QueueOffset, 10)
+			if c, err = parsePopCheck(handle); err != nil {
+				return time.Time{}, err
 			}
-			handle = fmt.Sprintf("%s %s %s %s %d %d", start, common, retry, p.t.name, m.QueueID, m.QueueOffset)
+		} else {
+			c.retry, c.queue, c.offset, c.start = retryOf(m.Topic), m.QueueID, m.QueueOffset, m.QueueOffset
+			if start, ok := starts[c.retry+" "+strconv.Itoa(int(m.QueueID))]; ok {
+				c.start = start
+			}
+			handle = c.handle(p.t.name)
 		}
-		f(m.Body, popped{handle: handle})
+		f(m.Body, popped{handle: handle, check: c})
 	}
-	return time.UnixMilli(poppedAt), nil
+	return time.UnixMilli(pop.poppedAt), nil
 }
 
 // startsOf reads startOffsetInfo, "0 3 17;0 4 5": the first offset, by kind of topic and queue.
-func startsOf(info string) map[string]string {
-	out := map[string]string{}
+func startsOf(info string) map[string]int64 {
+	out := map[string]int64{}
 	for part := range strings.SplitSeq(info, ";") {
 		if at := strings.LastIndexByte(part, ' '); at > 0 {
-			out[part[:at]] = part[at+1:]
+			if start, err := strconv.ParseInt(part[at+1:], 10, 64); err == nil {
+				out[part[:at]] = start
+			}
 		}
 	}
 	return out
@@ -153,6 +161,18 @@ func parsePopCheck(handle string) (c popCheck, err error) {
 		queue: int32(numbers[4]), offset: numbers[5]}, nil
 }
 
+// handle is the receipt as the client sends it, for messages of the broker of that name.
+func (c *popCheck) handle(broker string) string {
+	b := make([]byte, 0, 96)
+	for _, n := range [4]int64{c.start, c.poppedAt, c.invisible, c.revive} {
+		b = append(strconv.AppendInt(b, n, 10), ' ')
+	}
+	b = append(append(b, c.retry...), ' ')
+	b = append(append(b, broker...), ' ')
+	b = append(strconv.AppendInt(b, int64(c.queue), 10), ' ')
+	return string(strconv.AppendInt(b, c.offset, 10))
+}
+
 // topic is where the message lies.
 func (c *popCheck) topic(at place) string {
 	switch c.retry {
@@ -164,33 +184,37 @@ func (c *popCheck) topic(at place) string {
 	return at.topic
 }
 
-func (p *remotingPopper) ack(ctx context.Context, at place, ms []popped) error {
-	if len(ms) > 1 || p.t.o.Pop.Ack == AckBatch {
-		return p.ackBatch(ctx, at, ms)
+func (p *remotingPopper) ackEach(_ context.Context, at place, ms []popped, done func(error)) {
+	var all sync.WaitGroup
+	all.Add(len(ms))
+	answered := func(resp *wire.Command, err error) {
+		defer all.Done()
+		if err == nil {
+			err = succeeded(resp)
+			resp.Release()
+		}
+		done(err)
 	}
-	c, err := parsePopCheck(ms[0].handle)
-	if err != nil {
-		return err
+	late := time.AfterFunc(callTimeout, p.conn.Close) // ends all calls
+	defer late.Stop()
+	for i := range ms {
+		m := &ms[i]
+		req := wire.NewRequest(wire.AckMessage)
+		req.Fields.Add("consumerGroup", at.group)
+		req.Fields.Add("topic", m.check.topic(at))
+		req.Fields.AddInt("queueId", int64(m.check.queue))
+		req.Fields.Add("extraInfo", m.handle)
+		req.Fields.AddInt("offset", m.check.offset)
+		if err := p.conn.InvokeAsync(req, answered); err != nil {
+			all.Done()
+			done(err)
+		}
+		req.Release()
 	}
-	req := wire.NewRequest(wire.AckMessage)
-	req.Fields.Add("consumerGroup", at.group)
-	req.Fields.Add("topic", c.topic(at))
-	req.Fields.AddInt("queueId", int64(c.queue))
-	req.Fields.Add("extraInfo", ms[0].handle)
-	req.Fields.AddInt("offset", c.offset)
-	return p.settle(ctx, req)
+	all.Wait()
 }
 
-func (p *remotingPopper) settle(ctx context.Context, req *wire.Command) error {
-	resp, err := call(ctx, p.conn, req)
-	if err != nil {
-		return err
-	}
-	resp.Release()
-	return nil
-}
-
-func (p *remotingPopper) ackBatch(ctx context.Context, at place, ms []popped) error {
+func (p *remotingPopper) ackTogether(ctx context.Context, at place, ms []popped) error {
 	acks, err := batchAcks(at, ms)
 	if err != nil {
 		return err
@@ -199,7 +223,12 @@ func (p *remotingPopper) ackBatch(ctx context.Context, at place, ms []popped) er
 	if req.Body, err = json.Marshal(map[string]any{"brokerName": p.t.name, "acks": acks}); err != nil {
 		return err
 	}
-	return p.settle(ctx, req)
+	resp, err := call(ctx, p.conn, req)
+	if err != nil {
+		return err
+	}
+	resp.Release()
+	return nil
 }
 
 // ackOfMany is BatchAck: messages of one queue and one pop.
@@ -222,13 +251,10 @@ const maxOffsetSpan = 1 << 20
 func batchAcks(at place, ms []popped) (out []*ackOfMany, err error) {
 	by := map[popCheck]*ackOfMany{}
 	for _, m := range ms {
-		c, err := parsePopCheck(m.handle)
-		if err != nil {
-			return nil, err
-		}
+		c := m.check
 		span := c.offset - c.start
 		if span < 0 || span > maxOffsetSpan {
-			return nil, fmt.Errorf("receipt %q: the offset is not behind its start", m.handle)
+			return nil, fmt.Errorf("receipt %q: the offset is before its start", m.handle)
 		}
 		c.offset = 0
 		a := by[c]

@@ -21,6 +21,9 @@ func TestReceiptsNameWhereAMessageLies(t *testing.T) {
 		if got := c.topic(at); got != want || c.queue != 3 || c.offset != 7 || c.start != 5 || c.poppedAt != 1700 || c.invisible != 60000 || c.revive != 9 {
 			t.Errorf("%s: %s %+v", handle, got, c)
 		}
+		if got := c.handle("broker-a"); got != handle {
+			t.Errorf("%s is written as %s", handle, got)
+		}
 		if got := retryOf(want); got != c.retry {
 			t.Errorf("%s is of kind %s", want, got)
 		}
@@ -31,13 +34,20 @@ func TestReceiptsNameWhereAMessageLies(t *testing.T) {
 		}
 	}
 	starts := startsOf("0 3 17;2 0 5")
-	if starts["0 3"] != "17" || starts["2 0"] != "5" || len(starts) != 2 || len(startsOf("")) != 0 {
+	if starts["0 3"] != 17 || starts["2 0"] != 5 || len(starts) != 2 || len(startsOf("")) != 0 {
 		t.Error(starts)
 	}
 }
 
 func TestABatchIsOneSetOfBitsForEachQueue(t *testing.T) {
-	ms := []popped{{handle: "5 1 2 3 0 b 0 5"}, {handle: "5 1 2 3 0 b 0 14"}, {handle: "5 1 2 3 0 b 1 5"}, {handle: "0 1 2 3 2 b 0 0"}}
+	of := func(handle string) popped {
+		c, err := parsePopCheck(handle)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return popped{handle: handle, check: c}
+	}
+	ms := []popped{of("5 1 2 3 0 b 0 5"), of("5 1 2 3 0 b 0 14"), of("5 1 2 3 0 b 1 5"), of("0 1 2 3 2 b 0 0")}
 	acks, err := batchAcks(place{"g", "t"}, ms)
 	if err != nil || len(acks) != 3 {
 		t.Fatal(err, acks)
@@ -50,7 +60,7 @@ func TestABatchIsOneSetOfBitsForEachQueue(t *testing.T) {
 	if a := acks[2]; a.Retry != retryV2 || a.Topic != "t" || a.Group != "g" {
 		t.Errorf("%+v", a)
 	}
-	if _, err := batchAcks(place{}, []popped{{handle: "5 1 2 3 0 b 0 4"}}); err == nil {
+	if _, err := batchAcks(place{}, []popped{of("5 1 2 3 0 b 0 4")}); err == nil {
 		t.Error("an offset before its start was taken")
 	}
 }

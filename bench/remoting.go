@@ -82,16 +82,23 @@ func (t *remotingTarget) prepare(ctx context.Context) error {
 func call(ctx context.Context, c *wire.Client, req *wire.Command) (*wire.Command, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	defer req.Release()
 	resp, err := c.Invoke(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	if resp.Code != wire.Success {
-		err := fmt.Errorf("code %d: %s", resp.Code, resp.Remark)
+	if err := succeeded(resp); err != nil {
 		resp.Release()
 		return nil, err
 	}
 	return resp, nil
+}
+
+func succeeded(resp *wire.Command) error {
+	if resp.Code != wire.Success {
+		return fmt.Errorf("code %d: %s", resp.Code, resp.Remark)
+	}
+	return nil
 }
 
 func (t *remotingTarget) route(ctx context.Context, ns *wire.Client, topic string) (r body.TopicRoute, err error) {
@@ -325,6 +332,7 @@ func (r *remotingReceiver) pull(ctx context.Context, queue int32, f func(int32, 
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	resp, err := r.conn.Invoke(ctx, req)
+	req.Release()
 	if err != nil {
 		return 0, err
 	}

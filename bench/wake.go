@@ -201,7 +201,7 @@ func (w *waking) poll(ctx context.Context, p popper, at place) {
 		case len(ms) == 0:
 			w.empty.Add(1)
 		default:
-			if err := p.ack(context.WithoutCancel(ctx), at, ms); err != nil {
+			if err := p.ackTogether(context.WithoutCancel(ctx), at, ms); err != nil {
 				w.fail(err)
 			}
 		}
