@@ -33,8 +33,9 @@ type grpcTarget struct {
 	ended   context.CancelFunc
 	ctx     context.Context
 
-	mu   sync.Mutex
-	acks *hdrhistogram.Histogram
+	mu    sync.Mutex
+	acks  *hdrhistogram.Histogram
+	crews []*crew
 }
 
 func newGRPC(o *Options) (*grpcTarget, error) {
@@ -54,8 +55,20 @@ func newGRPC(o *Options) (*grpcTarget, error) {
 	return t, nil
 }
 
+// crew is ended by close.
+func (t *grpcTarget) crew() *crew {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := newCrew(t.ctx, t.o.Batch)
+	t.crews = append(t.crews, c)
+	return c
+}
+
 func (t *grpcTarget) close() {
 	t.ended()
+	for _, c := range t.crews {
+		c.wait()
+	}
 	for _, c := range t.conns {
 		_ = c.Close()
 	}
@@ -188,6 +201,7 @@ type grpcReceiver struct {
 	t      *grpcTarget
 	client v2.MessagingServiceClient
 	queue  *v2.MessageQueue
+	crew   *crew
 }
 
 func (t *grpcTarget) receivers(ctx context.Context, n int) ([]receiver, error) {
@@ -204,7 +218,8 @@ func (t *grpcTarget) receivers(ctx context.Context, n int) ([]receiver, error) {
 	}
 	out := make([]receiver, n)
 	for i := range out {
-		out[i] = &grpcReceiver{t: t, client: t.clients[i%len(t.clients)], queue: a.GetAssignments()[i%len(a.GetAssignments())].GetMessageQueue()}
+		out[i] = &grpcReceiver{t: t, client: t.clients[i%len(t.clients)], queue: a.GetAssignments()[i%len(a.GetAssignments())].GetMessageQueue(),
+			crew: t.crew()}
 	}
 	return out, nil
 }
@@ -255,31 +270,27 @@ func (r *grpcReceiver) once(ctx context.Context, f func(int32, []byte)) (handles
 
 // ack acknowledges each message by a call of its own, all at once, as the official clients do.
 func (r *grpcReceiver) ack(ctx context.Context, handles, ids []string) error {
-	errs := make(chan error, len(handles))
-	hist := newHist()
-	var mu sync.Mutex
-	for i := range handles {
-		go func() {
-			at := time.Now()
-			resp, err := r.client.AckMessage(r.t.with(context.WithoutCancel(ctx)), &v2.AckMessageRequest{Group: r.t.group(), Topic: r.t.topic(),
-				Entries: []*v2.AckMessageEntry{{MessageId: ids[i], ReceiptHandle: handles[i]}}})
-			if err == nil {
-				err = ok(resp.GetStatus())
-			}
-			mu.Lock()
-			_ = hist.RecordValue(max(1, time.Since(at).Microseconds()))
-			mu.Unlock()
-			errs <- err
-		}()
-	}
-	var first error
-	for range handles {
-		if err := <-errs; err != nil && first == nil {
-			first = fmt.Errorf("acknowledge: %w", err)
+	ctx = r.t.with(context.WithoutCancel(ctx))
+	errs := make([]error, len(handles))
+	took := make([]time.Duration, len(handles))
+	r.crew.each(len(handles), func(i int) {
+		at := time.Now()
+		resp, err := r.client.AckMessage(ctx, &v2.AckMessageRequest{Group: r.t.group(), Topic: r.t.topic(),
+			Entries: []*v2.AckMessageEntry{{MessageId: ids[i], ReceiptHandle: handles[i]}}})
+		if err == nil {
+			err = ok(resp.GetStatus())
 		}
-	}
+		errs[i], took[i] = err, time.Since(at)
+	})
 	r.t.mu.Lock()
 	defer r.t.mu.Unlock()
-	r.t.acks.Merge(hist)
-	return first
+	for _, d := range took {
+		_ = r.t.acks.RecordValue(max(1, d.Microseconds()))
+	}
+	for _, err := range errs {
+		if err != nil {
+			return fmt.Errorf("acknowledge: %w", err)
+		}
+	}
+	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"time"
 
 	v2 "github.com/apache/rocketmq-clients/golang/v5/protocol/v2"
@@ -18,6 +17,7 @@ type grpcPopper struct {
 	t      *grpcTarget
 	client v2.MessagingServiceClient
 	broker *v2.Broker
+	crew   *crew // once it acknowledges each by itself
 }
 
 func (t *grpcTarget) popper(_ context.Context, worker int) (popper, error) {
@@ -73,21 +73,26 @@ func (p *grpcPopper) pop(ctx context.Context, at place, f func([]byte, popped)) 
 }
 
 func (p *grpcPopper) ackEach(ctx context.Context, at place, ms []popped, done func(error)) {
-	var all sync.WaitGroup
-	for i := range ms {
-		all.Go(func() { done(p.ackTogether(ctx, at, ms[i:i+1])) })
+	ctx, cancel := context.WithTimeout(p.t.with(ctx), callTimeout)
+	defer cancel()
+	if p.crew == nil {
+		p.crew = p.t.crew()
 	}
-	all.Wait()
+	p.crew.each(len(ms), func(i int) { done(p.ack(ctx, at, ms[i:i+1])) })
 }
 
 func (p *grpcPopper) ackTogether(ctx context.Context, at place, ms []popped) error {
+	ctx, cancel := context.WithTimeout(p.t.with(ctx), callTimeout)
+	defer cancel()
+	return p.ack(ctx, at, ms)
+}
+
+func (p *grpcPopper) ack(ctx context.Context, at place, ms []popped) error {
 	entries := make([]*v2.AckMessageEntry, len(ms))
 	for i, m := range ms {
 		entries[i] = &v2.AckMessageEntry{MessageId: m.id, ReceiptHandle: m.handle}
 	}
-	call, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	resp, err := p.client.AckMessage(p.t.with(call), &v2.AckMessageRequest{
+	resp, err := p.client.AckMessage(ctx, &v2.AckMessageRequest{
 		Group: &v2.Resource{Name: at.group}, Topic: &v2.Resource{Name: at.topic}, Entries: entries})
 	if err == nil {
 		err = ok(resp.GetStatus())
