@@ -188,8 +188,8 @@ func (c *converter) properties(m *message.Message, d *delivery, body []byte, enc
 		b = appendBytes(b, 2, p.deadID)
 	}
 	b = appendIfAny(b, fieldLiteTopic, p.lite)
-	if n, err := strconv.ParseUint(string(p.priority), 10, 31); err == nil {
-		b = appendVarint(b, fieldPriority, n)
+	if n, ok := number(p.priority, 32); ok && n >= 0 {
+		b = appendVarint(b, fieldPriority, uint64(n))
 	}
 	c.system = b
 }
@@ -251,15 +251,24 @@ func (p *systemProperties) due(m *message.Message, levels delay.Levels) (ms int6
 	if len(at) == 0 {
 		at = p.deliverAt
 	}
-	if ms, err := strconv.ParseInt(string(at), 10, 64); err == nil {
+	if ms, ok := number(at, 64); ok {
 		return ms, true
 	}
-	level, err := strconv.ParseInt(string(p.level), 10, 32)
-	if err != nil || level < 1 || p.transaction || p.half || len(levels) == 0 {
+	level, ok := number(p.level, 32)
+	if !ok || level < 1 || p.transaction || p.half || len(levels) == 0 {
 		return 0, false
 	}
 	after, _ := levels.Delay(int32(level))
 	return m.StoreTimestamp + after.Milliseconds(), true
+}
+
+// number reads a property that is a number of so many bits. Most messages have none, and an error would cost them an allocation.
+func number(text []byte, bits int) (n int64, ok bool) {
+	if len(text) == 0 {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(string(text), 10, bits)
+	return n, err == nil
 }
 
 func (p *systemProperties) kind() pb.MessageType {
