@@ -28,7 +28,7 @@ type grpcTarget struct {
 	clients []v2.MessagingServiceClient
 	streams []v2.MessagingService_TelemetryClient
 	queues  []*v2.MessageQueue
-	id      string
+	headers metadata.MD // of every call
 	seq     atomic.Uint64
 	ended   context.CancelFunc
 	ctx     context.Context
@@ -39,7 +39,8 @@ type grpcTarget struct {
 }
 
 func newGRPC(o *Options) (*grpcTarget, error) {
-	t := &grpcTarget{o: o, id: fmt.Sprintf("cairn-bench@%d", time.Now().UnixNano())}
+	t := &grpcTarget{o: o, headers: metadata.Pairs("x-mq-client-id", fmt.Sprintf("cairn-bench@%d", time.Now().UnixNano()),
+		"x-mq-language", "GO", "x-mq-protocol", "v2", "x-mq-client-version", "5.1.4")}
 	t.ctx, t.ended = context.WithCancel(context.Background())
 	for range o.Conns {
 		// Windows that stay as they are: to find better ones the client would ping the broker after each answer.
@@ -81,7 +82,7 @@ func (t *grpcTarget) ackLatency() *hdrhistogram.Histogram {
 }
 
 func (t *grpcTarget) with(ctx context.Context) context.Context {
-	return metadata.AppendToOutgoingContext(ctx, "x-mq-client-id", t.id, "x-mq-language", "GO", "x-mq-protocol", "v2", "x-mq-client-version", "5.1.4")
+	return metadata.NewOutgoingContext(ctx, t.headers)
 }
 
 func (t *grpcTarget) topic() *v2.Resource { return &v2.Resource{Name: t.o.Topic} }
