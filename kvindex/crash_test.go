@@ -15,6 +15,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/rs/zerolog"
 
 	"github.com/cairnmq/cairn/internal/record"
 )
@@ -303,6 +304,18 @@ func TestRowsSurviveCompactions(t *testing.T) {
 			must(t, e.Close())
 		}
 	})
+}
+
+// The attempt to flush that fails the engine for good says that it did, whichever of the two is noticed first.
+func TestAFatalAttemptIsFatal(t *testing.T) {
+	for range 20 {
+		e := &pebbleEngine{health: newHealth(zerolog.Nop()), attempts: make(chan error, 1), sealed: make(chan struct{})}
+		e.health.fail(syscall.EIO)
+		e.attempts <- syscall.EIO
+		if err := e.await(nil); !errors.Is(err, ErrFailed) {
+			t.Fatalf("await: %v", err)
+		}
+	}
 }
 
 func TestFatalErrorFailsTheEngineAndNotTheProcess(t *testing.T) {

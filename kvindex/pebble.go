@@ -200,6 +200,9 @@ func (e *pebbleEngine) await(quit <-chan struct{}) error {
 	case <-e.sealed:
 		return nil
 	case err := <-e.attempts:
+		if dead := e.health.check(); dead != nil { // the attempt that failed it
+			return dead
+		}
 		return fmt.Errorf("flushing the index: %w", err)
 	case <-e.health.failed:
 		return e.health.check()
