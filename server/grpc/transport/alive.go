@@ -38,7 +38,7 @@ func (c *conn) look(now time.Time) bool {
 		c.mu.Unlock()
 		return false
 	}
-	if !c.mu.pinged.IsZero() && heard.After(c.mu.pinged) && c.mu.draining != warned {
+	if !c.mu.pinged.IsZero() && !heard.Before(c.mu.pinged) && c.mu.draining != warned {
 		c.mu.pinged = time.Time{}
 	}
 	idle := c.mu.active == 0 && c.mu.draining == stays && now.Sub(c.mu.idle) >= opts.Idle

@@ -37,16 +37,16 @@ type call struct {
 	deadline   time.Time
 
 	// Of the reader.
-	in     []byte // what came and is not cut into messages; of a collected call the request, once it was started
-	window int    // what the client may still send
-	owed   int    // what it has sent and was not given back to the window
+	in []byte // what came and is not cut into messages; of a collected call the request, once it was started
 
 	// The mutex of conn guards these.
-	ended      bool // the client has nothing more to say; the reader alone sets it
+	ended      bool // the client has nothing more to say
 	started    bool // it has a handler
 	over       bool // nothing more is sent
 	headed     bool // the header is sent
 	sendWindow int64
+	window     int      // what the client may still send
+	owed       int      // what it has sent and was not given back to the window
 	messages   [][]byte // that came and were not taken, of a call that is not collected; compressed ones begin with a 1
 	waiting    int      // bytes of them
 
@@ -111,18 +111,16 @@ func (k *call) whole() *status.Status {
 
 // refund gives back to the window of a call what it has taken, unless messages wait for the handler.
 func (k *call) refund() {
-	if k.owed < callWindow/4 {
+	c := k.conn
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if k.owed < callWindow/4 || k.waiting >= callWindow/2 || k.ended || k.over {
 		return
 	}
-	k.conn.mu.Lock()
-	waiting := k.waiting
-	k.conn.mu.Unlock()
-	if waiting >= callWindow/2 {
-		return
-	}
+	c.mu.done(c.mu.frames.WriteWindowUpdate(k.id, uint32(k.owed)))
 	k.window += k.owed
-	k.conn.grant(k.id, k.owed)
 	k.owed = 0
+	c.signal()
 }
 
 func (k *call) notify() {
@@ -230,6 +228,7 @@ func (k *call) RecvMsg(m any) error {
 			k.messages = k.messages[1:]
 			k.waiting -= len(msg)
 			c.mu.Unlock()
+			k.refund()
 			return k.decode(msg, m)
 		}
 		c.mu.Unlock()

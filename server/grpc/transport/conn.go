@@ -45,7 +45,9 @@ type conn struct {
 	owed   int // what it has sent and was not given back to the window
 	head   head
 	block  []byte // of a header that goes on in further frames
-	opens  bool   // what such a header is of ends its stream
+	ends   bool   // the call has only that header
+	// depends says that the client wants a call to wait for itself
+	depends bool
 
 	heard    atomic.Int64 // unix ns: when something came last
 	handlers sync.WaitGroup
@@ -208,9 +210,10 @@ func (c *conn) handle(f http2.Frame) error {
 		if f.StreamID%2 == 0 {
 			return http2.ConnectionError(http2.ErrCodeProtocol)
 		}
+		c.depends = f.HasPriority() && f.Priority.StreamDep == f.StreamID
 		return c.fragment(f.StreamID, f.HeaderBlockFragment(), f.StreamEnded(), f.HeadersEnded())
 	case *http2.ContinuationFrame: // the framer lets none come that does not go on with a header
-		return c.fragment(f.StreamID, f.HeaderBlockFragment(), c.opens, f.HeadersEnded())
+		return c.fragment(f.StreamID, f.HeaderBlockFragment(), c.ends, f.HeadersEnded())
 	case *http2.RSTStreamFrame:
 		return c.cancelled(f.StreamID)
 	case *http2.WindowUpdateFrame:
@@ -221,8 +224,12 @@ func (c *conn) handle(f http2.Frame) error {
 		return c.ping(f)
 	case *http2.PushPromiseFrame:
 		return http2.ConnectionError(http2.ErrCodeProtocol)
+	case *http2.PriorityFrame: // otherwise of no interest
+		if f.StreamDep == f.StreamID {
+			return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeProtocol}
+		}
 	}
-	return nil // priorities, a farewell, and what we do not know
+	return nil // a farewell, and what we do not know
 }
 
 // fragment takes a piece of a header, and the header when it is whole.
@@ -232,7 +239,7 @@ func (c *conn) fragment(id uint32, piece []byte, ends, whole bool) error {
 			return http2.ConnectionError(http2.ErrCodeEnhanceYourCalm)
 		}
 		c.block = append(c.block, piece...)
-		c.opens = ends
+		c.ends = ends
 		if !whole {
 			return nil
 		}
@@ -240,6 +247,9 @@ func (c *conn) fragment(id uint32, piece []byte, ends, whole bool) error {
 		c.block = nil
 	}
 	c.head = head{limit: int(c.srv.opts.MaxHeaders)}
+	if c.depends {
+		c.head.fault = http2.ErrCodeProtocol
+	}
 	if _, err := c.table.Write(piece); err != nil {
 		return http2.ConnectionError(http2.ErrCodeCompression)
 	}
@@ -254,30 +264,36 @@ func (c *conn) header(id uint32, ends bool) error {
 	c.mu.Lock()
 	k := c.mu.calls[id]
 	if k != nil {
+		closed := k.ended
+		k.ended = k.ended || ends
 		c.mu.Unlock()
-		if !ends || k.ended {
+		switch {
+		case closed:
+			return http2.StreamError{StreamID: id, Code: http2.ErrCodeStreamClosed}
+		case !ends || c.head.pseudos > 0:
 			return http2.StreamError{StreamID: id, Code: http2.ErrCodeProtocol}
 		}
-		return c.ended(k)
-	}
-	if id <= c.mu.newest { // of a call that is over
-		c.mu.Unlock()
+		c.ended(k)
 		return nil
+	}
+	if id <= c.mu.newest {
+		c.mu.Unlock()
+		return http2.ConnectionError(http2.ErrCodeStreamClosed)
 	}
 	c.mu.newest = id
 	switch {
 	case c.mu.draining >= agreed:
 		c.mu.Unlock()
 		return nil // the client knows that it was not begun
-	case c.head.fault != 0:
+	case c.head.fault != 0 || c.head.pseudos&required != required:
 		c.mu.Unlock()
-		return http2.StreamError{StreamID: id, Code: c.head.fault}
+		return http2.StreamError{StreamID: id, Code: max(c.head.fault, http2.ErrCodeProtocol)}
 	case uint32(c.mu.active) >= c.srv.opts.MaxCalls:
 		c.mu.Unlock()
 		return http2.StreamError{StreamID: id, Code: http2.ErrCodeRefusedStream}
 	}
 	k = newCall(c, id, &c.head)
-	k.sendWindow = c.mu.initial
+	k.sendWindow, k.ended = c.mu.initial, ends
 	c.mu.calls[id] = k
 	c.mu.active++
 	c.mu.Unlock()
@@ -295,7 +311,7 @@ func (c *conn) header(id uint32, ends bool) error {
 		c.start(k)
 	}
 	if ends {
-		return c.ended(k)
+		c.ended(k)
 	}
 	return nil
 }
@@ -322,60 +338,54 @@ func (c *conn) data(f *http2.DataFrame) error {
 	if c.window -= n; c.window < 0 {
 		return http2.ConnectionError(http2.ErrCodeFlowControl)
 	}
-	if c.owed += n; c.owed >= connWindow/4 {
-		c.grant(0, c.owed)
+	c.owed += n
+	c.mu.Lock()
+	if c.owed >= connWindow/4 {
+		c.mu.done(c.mu.frames.WriteWindowUpdate(0, uint32(c.owed)))
 		c.window += c.owed
 		c.owed = 0
+		c.signal()
 	}
-	c.mu.Lock()
 	k, newest := c.mu.calls[f.StreamID], c.mu.newest
+	closed, overdrawn := false, false
+	if k != nil {
+		k.window -= n
+		k.owed += n
+		closed, overdrawn = k.ended, k.window < 0
+		k.ended = k.ended || f.StreamEnded()
+	}
 	c.mu.Unlock()
 	switch {
 	case k == nil && f.StreamID > newest:
 		return http2.ConnectionError(http2.ErrCodeProtocol)
 	case k == nil:
 		return nil // of a call that is over
-	case k.ended:
+	case closed:
 		return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeStreamClosed}
-	}
-	if k.window -= n; k.window < 0 {
+	case overdrawn:
 		return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeFlowControl}
 	}
-	k.owed += n
 	if s := k.take(f.Data()); s != nil {
 		c.finish(k, s)
 		return nil
 	}
 	if f.StreamEnded() {
-		return c.ended(k)
+		c.ended(k)
+		return nil
 	}
 	k.refund()
 	return nil
 }
 
-// grant widens the window of a call, or of the connection.
-func (c *conn) grant(id uint32, n int) {
-	c.mu.Lock()
-	c.mu.done(c.mu.frames.WriteWindowUpdate(id, uint32(n)))
-	c.mu.Unlock()
-	c.signal()
-}
-
-// ended notes that a client has nothing more to say in a call.
-func (c *conn) ended(k *call) error {
-	c.mu.Lock()
-	k.ended = true
-	c.mu.Unlock()
+// ended is for a call in which the client has nothing more to say.
+func (c *conn) ended(k *call) {
 	if !k.method.collected() {
 		k.notify()
-		return nil
-	}
-	if s := k.whole(); s != nil {
+	} else if s := k.whole(); s != nil {
 		c.finish(k, s)
-		return nil
+	} else {
+		c.start(k)
 	}
-	c.start(k)
-	return nil
 }
 
 func (c *conn) cancelled(id uint32) error {

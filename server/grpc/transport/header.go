@@ -19,6 +19,18 @@ const (
 	maxMessage = 4 << 10
 )
 
+// pseudo are fields of HTTP/2 itself.
+type pseudo uint8
+
+const (
+	verb pseudo = 1 << iota
+	path
+	scheme
+	authority
+
+	required = verb | path | scheme
+)
+
 // head is the header of a call as its fields come.
 type head struct {
 	limit    int // bytes of fields, as HTTP/2 counts them
@@ -29,7 +41,8 @@ type head struct {
 	timeout  time.Duration
 	timed    bool
 	badTime  bool
-	regular  bool // a field came that is not HTTP/2's own: none of its own may follow
+	pseudos  pseudo // those of HTTP/2's own fields that came
+	regular  bool   // another field came: none of HTTP/2's own may follow
 	fault    http2.ErrCode
 	fields   []hpack.HeaderField // those that are not for the transport
 }
@@ -75,22 +88,21 @@ func (h *head) field(f hpack.HeaderField) {
 }
 
 func (h *head) pseudo(f hpack.HeaderField) {
-	into := (*string)(nil)
+	var is pseudo
 	switch f.Name {
 	case ":method":
-		into = &h.method
+		is, h.method = verb, f.Value
 	case ":path":
-		into = &h.path
-	case ":scheme", ":authority":
-	default:
-		h.fault = http2.ErrCodeProtocol
-		return
+		is, h.path = path, f.Value
+	case ":scheme":
+		is = scheme
+	case ":authority":
+		is = authority
 	}
-	if h.regular || into != nil && *into != "" {
+	if is == 0 || h.pseudos&is != 0 || h.regular || f.Value == "" && is != authority {
 		h.fault = http2.ErrCodeProtocol
-	} else if into != nil {
-		*into = f.Value
 	}
+	h.pseudos |= is
 }
 
 // status is HTTP's for a call that is refused before it begins.
