@@ -152,13 +152,13 @@ func (c *conn) dismiss(code http2.ErrCode, why string) {
 
 // fail ends the connection and the contexts of all calls.
 func (c *conn) fail(err error) {
+	defer c.nc.Close() // which may have to wait, with TLS
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.mu.err != nil {
 		return
 	}
 	c.mu.err = err
-	_ = c.nc.Close()
 	if c.mu.ticker != nil {
 		c.mu.ticker.Stop()
 	}
@@ -270,7 +270,7 @@ func (c *conn) header(id uint32, ends bool) error {
 		switch {
 		case closed:
 			return http2.StreamError{StreamID: id, Code: http2.ErrCodeStreamClosed}
-		case !ends || c.head.pseudos > 0:
+		case !ends || c.head.pseudos > 0 || c.head.fault != 0:
 			return http2.StreamError{StreamID: id, Code: http2.ErrCodeProtocol}
 		}
 		c.ended(k)
@@ -282,6 +282,9 @@ func (c *conn) header(id uint32, ends bool) error {
 	}
 	c.mu.newest = id
 	switch {
+	case c.mu.err != nil: // the writer found out first
+		defer c.mu.Unlock()
+		return c.mu.err
 	case c.mu.draining >= agreed:
 		c.mu.Unlock()
 		return nil // the client knows that it was not begun
@@ -352,7 +355,6 @@ func (c *conn) data(f *http2.DataFrame) error {
 		k.window -= n
 		k.owed += n
 		closed, overdrawn = k.ended, k.window < 0
-		k.ended = k.ended || f.StreamEnded()
 	}
 	c.mu.Unlock()
 	switch {
@@ -365,15 +367,20 @@ func (c *conn) data(f *http2.DataFrame) error {
 	case overdrawn:
 		return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeFlowControl}
 	}
-	if s := k.take(f.Data()); s != nil {
-		c.finish(k, s)
-		return nil
+	fault := k.take(f.Data())
+	if f.StreamEnded() { // what came has its place before its end is seen
+		c.mu.Lock()
+		k.ended = true
+		c.mu.Unlock()
 	}
-	if f.StreamEnded() {
+	switch {
+	case fault != nil:
+		c.finish(k, fault)
+	case f.StreamEnded():
 		c.ended(k)
-		return nil
+	default:
+		k.refund()
 	}
-	k.refund()
 	return nil
 }
 

@@ -158,6 +158,12 @@ func TestFramesOfACall(t *testing.T) {
 	c.must(c.table.WriteField(hpack.HeaderField{Name: "x-trailer", Value: "1"}))
 	c.must(c.WriteHeaders(http2.HeadersFrameParam{StreamID: 5, BlockFragment: c.block.Bytes(), EndHeaders: true, EndStream: true}))
 	c.want("header 5:", fmt.Sprintf("data 5: %d", len(whole)), "header 5: grpc-status=0")
+	// the last message of several has the end with it
+	c.open(7, "Chat")
+	c.must(c.WriteData(7, false, whole))
+	c.must(c.WriteData(7, true, append(bytes.Clone(whole), whole...)))
+	each := fmt.Sprintf("data 7: %d", len(whole))
+	c.want("header 7:", each, each, each, "header 7: grpc-status=0")
 	c.must(c.WritePing(false, [8]byte{1}))
 	c.want("ping true")
 }
