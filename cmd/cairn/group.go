@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -83,16 +82,11 @@ POPPED     of the lag of a queue, what was popped before or is parked`,
 func (t *tools) listGroups() error {
 	seen := map[string]bool{}
 	err := t.eachMaster(func(_, addr string) error {
-		var table struct {
-			Groups map[string]json.RawMessage `json:"subscriptionGroupTable"`
+		groups, err := t.groupsOf(addr)
+		for _, g := range groups {
+			seen[g.Name] = true
 		}
-		if _, err := t.call(addr, wire.GetAllGroupConfig, nil, nil, &table); err != nil {
-			return err
-		}
-		for g := range table.Groups {
-			seen[g] = true
-		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return err

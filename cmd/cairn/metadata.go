@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +24,9 @@ import (
 
 // configsAtOnce is how many topics or groups one request asks for.
 const configsAtOnce = 2000
+
+// mostAnew is how often a list may change while it is read.
+const mostAnew = 20
 
 // metadata is what a broker knows of topics, groups and offsets.
 type metadata struct {
@@ -78,31 +82,19 @@ func (t *tools) brokerNamed(name string) (string, error) {
 
 // readMetadata asks a broker for all that it has.
 func (t *tools) readMetadata(addr string) (m metadata, err error) {
-	for {
+	m.topics, err = inParts("topics", func(first int, of body.DataVersion) (part[catalog.Topic], error) {
 		var page body.TopicPage[catalog.Topic]
-		resp, err := t.call(addr, wire.GetAllTopicConfig, pageFields("topicSeq", "maxTopicNum", len(m.topics)), nil, &page)
+		resp, err := t.call(addr, wire.GetAllTopicConfig, partFields("topicSeq", "maxTopicNum", first, of), nil, &page)
 		if err != nil {
-			return m, err
+			return part[catalog.Topic]{}, err
 		}
-		for _, name := range slices.Sorted(maps.Keys(page.Topics)) {
-			m.topics = append(m.topics, page.Topics[name])
-		}
-		if total, _ := strconv.Atoi(resp.Fields.Text("totalTopicNum")); len(page.Topics) == 0 || len(m.topics) >= total {
-			break
-		}
+		return part[catalog.Topic]{page.DataVersion, page.Topics, resp.Fields.Text("totalTopicNum")}, nil
+	})
+	if err != nil {
+		return m, err
 	}
-	for {
-		var page body.GroupPage[catalog.Group]
-		resp, err := t.call(addr, wire.GetAllGroupConfig, pageFields("groupSeq", "maxGroupNum", len(m.groups)), nil, &page)
-		if err != nil {
-			return m, err
-		}
-		for _, name := range slices.Sorted(maps.Keys(page.Groups)) {
-			m.groups = append(m.groups, page.Groups[name])
-		}
-		if total, _ := strconv.Atoi(resp.Fields.Text("totalGroupNum")); len(page.Groups) == 0 || len(m.groups) >= total {
-			break
-		}
+	if m.groups, err = t.groupsOf(addr); err != nil {
+		return m, err
 	}
 	own, err := t.systemNames(addr)
 	if err != nil {
@@ -114,8 +106,52 @@ func (t *tools) readMetadata(addr string) (m metadata, err error) {
 	return m, err
 }
 
-func pageFields(first, most string, at int) map[string]string {
-	return map[string]string{first: strconv.Itoa(at), most: strconv.Itoa(configsAtOnce)}
+// groupsOf are a broker's groups, in the order of their names.
+func (t *tools) groupsOf(addr string) ([]catalog.Group, error) {
+	return inParts("groups", func(first int, of body.DataVersion) (part[catalog.Group], error) {
+		var page body.GroupPage[catalog.Group]
+		resp, err := t.call(addr, wire.GetAllGroupConfig, partFields("groupSeq", "maxGroupNum", first, of), nil, &page)
+		if err != nil {
+			return part[catalog.Group]{}, err
+		}
+		return part[catalog.Group]{page.DataVersion, page.Groups, resp.Fields.Text("totalGroupNum")}, nil
+	})
+}
+
+// part is one of the answers that a long list comes in.
+type part[T any] struct {
+	version body.DataVersion
+	rows    map[string]T
+	total   string // how many there are in all
+}
+
+// inParts reads a long list. Brokers begin it anew when it has changed since the part before.
+func inParts[T any](what string, ask func(first int, of body.DataVersion) (part[T], error)) ([]T, error) {
+	var rows []T
+	var of body.DataVersion
+	for anew := 0; anew < mostAnew; {
+		p, err := ask(len(rows), of)
+		if err != nil {
+			return nil, err
+		}
+		if len(rows) > 0 && p.version != of {
+			rows = nil
+			anew++
+		}
+		of = p.version
+		for _, name := range slices.Sorted(maps.Keys(p.rows)) {
+			rows = append(rows, p.rows[name])
+		}
+		if total, _ := strconv.Atoi(p.total); len(p.rows) == 0 || len(rows) >= total {
+			return rows, nil
+		}
+	}
+	return nil, fmt.Errorf("the broker's %s change faster than they can be read: try again", what)
+}
+
+func partFields(first, most string, at int, of body.DataVersion) map[string]string {
+	version, _ := json.Marshal(of) // numbers only
+	return map[string]string{first: strconv.Itoa(at), most: strconv.Itoa(configsAtOnce), "dataVersion": string(version)}
 }
 
 // systemNames are the topics that are a broker's own; those with the names of brokers and clusters are among them.

@@ -13,8 +13,10 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/cairnmq/cairn/broker"
+	"github.com/cairnmq/cairn/catalog"
 	"github.com/cairnmq/cairn/configs"
 	"github.com/cairnmq/cairn/javastore"
 	"github.com/cairnmq/cairn/message"
@@ -295,6 +297,46 @@ func TestMessageCommands(t *testing.T) {
 		t.Errorf("%+v", told)
 	}
 	l.has(l.says("message", "trace", ids[0], "--trace-topic", "traces"), "SubAfter", "12ms")
+}
+
+// There are more topics and groups than one answer holds.
+func TestMetadataInSeveralAnswers(t *testing.T) {
+	l := startLive(t)
+	const many = configsAtOnce + 100
+	var wg errgroup.Group
+	wg.SetLimit(64)
+	for i := range many {
+		wg.Go(func() error {
+			name := fmt.Sprintf("many-%05d", i)
+			if err := l.in.broker.PutTopic(t.Context(), catalog.Topic{Name: name, ReadQueues: 1, WriteQueues: 1, Perm: 6, TopicFilterType: "SINGLE_TAG"}, ""); err != nil {
+				return err
+			}
+			if _, err := l.in.broker.EnsureGroup(t.Context(), name); err != nil {
+				return err
+			}
+			return l.in.broker.CommitOffsets(t.Context(), name, []broker.OffsetCommit{{Topic: name, Offset: int64(i)}})
+		})
+	}
+	if err := wg.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	folder := filepath.Join(t.TempDir(), "config")
+	l.says("metadata", "export", folder)
+	text := func(file string) string {
+		data, err := os.ReadFile(filepath.Join(folder, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+	topics, groups, offsets := text(javastore.TopicsFile), text(javastore.GroupsFile), text(javastore.OffsetsFile)
+	for i := range many {
+		name := fmt.Sprintf("many-%05d", i)
+		if !strings.Contains(topics, `"topicName":"`+name+`"`) || !strings.Contains(groups, `"groupName":"`+name+`"`) ||
+			!strings.Contains(offsets, fmt.Sprintf(`"%s@%s":{0:%d}`, name, name, i)) {
+			t.Fatalf("%s is not among %d bytes of topics, or %d of groups, or %d of offsets", name, len(topics), len(groups), len(offsets))
+		}
+	}
 }
 
 func TestMetadataCommands(t *testing.T) {

@@ -59,18 +59,19 @@ func TestDelayLevelsAndTimers(t *testing.T) {
 		got.put(ms...)
 		return consumer.ConsumeSuccess
 	})
+	// The due times lie more than a second apart: the reference rounds them up to whole seconds, in which it keeps no order.
 	began := time.Now().Truncate(time.Millisecond)
-	deliver := strconv.FormatInt(began.Add(3500*time.Millisecond).UnixMilli(), 10)
+	deliver := strconv.FormatInt(began.Add(7500*time.Millisecond).UnixMilli(), 10)
 	least := map[string]time.Duration{}
 	for _, try := range []struct {
 		body, property, value string
 		delay                 time.Duration
 	}{
-		{"seconds", "TIMER_DELAY_SEC", "3", 3 * time.Second},
-		{"deliver at", "TIMER_DELIVER_MS", deliver, 3500 * time.Millisecond},
-		{"ms", "TIMER_DELAY_MS", "1500", 1500 * time.Millisecond},
+		{"seconds", "TIMER_DELAY_SEC", "6", 6 * time.Second},
+		{"deliver at", "TIMER_DELIVER_MS", deliver, 7500 * time.Millisecond},
+		{"ms", "TIMER_DELAY_MS", "2500", 2500 * time.Millisecond},
 		{"level 1", "DELAY", "1", time.Second},
-		{"level 9", "DELAY", "9", 2 * time.Second}, // more than there are: it counts as the last one
+		{"level 9", "DELAY", "9", 4 * time.Second}, // more than there are: it counts as the last one
 	} {
 		m := primitive.NewMessage("delays", []byte(try.body))
 		m.WithProperty(try.property, try.value)
@@ -142,7 +143,7 @@ func TestRetryWithDelayLevel(t *testing.T) {
 	if !slices.Equal(times, []int32{0, 1, 2}) {
 		t.Errorf("reconsume counts %v", times)
 	}
-	for i, level := range []time.Duration{time.Second, 2 * time.Second} {
+	for i, level := range []time.Duration{time.Second, 4 * time.Second} {
 		if pause := tries[i+1].Sub(tries[i]); pause < level {
 			t.Errorf("try %d came after %s, before its level's %s", i+2, pause, level)
 		}

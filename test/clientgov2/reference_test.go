@@ -57,7 +57,7 @@ func (s settings) with(reference string, cairn ...string) settings {
 // plain are the settings of tests that need none. A busy machine is no reason to refuse messages, as the reference does after 200 ms.
 var plain = settings{reference: "waitTimeMillsInSendQueue=10000"}
 
-var shortDelays = plain.with("messageDelayLevel=1s 2s", "--delay-levels", "1s 2s")
+var shortDelays = plain.with("messageDelayLevel=1s 4s", "--delay-levels", "1s 4s")
 
 // shared is the reference that the last test ran against. It takes long to start, so that the next one takes it, too, when it wants the same
 // settings.
