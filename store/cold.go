@@ -48,7 +48,7 @@ func coldError(err error) error {
 			return err
 		}
 	}
-	if err == nil || errors.As(err, &damage) {
+	if err == nil || errors.As(err, &damage) && !errors.Is(err, tiered.ErrNotLoaded) {
 		return err
 	}
 	return &TierError{err}
