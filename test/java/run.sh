@@ -66,6 +66,8 @@ for suite in ${*:-$suites}; do
     failed=1
     grep -v -E '^\s+at (java|org.junit|jdk)' "$work/mvn.log" | head -80
     reports -output.txt -exec tail -n 30 {} +
+    echo "-- what the clients warned of"
+    find "$work/out" -path "*/$module-$version/logs/*.log" -exec grep -hE ' (WARN|ERROR) ' {} + | sort | tail -n 60
   fi
 done
 if [ $failed != 0 ] && [ -z "${CAIRN_REFERENCE:-}" ]; then echo "-- broker's log"; grep -v '"level":"info"' "$work/cairn.log" | tail -30; fi
