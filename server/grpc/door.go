@@ -29,7 +29,7 @@
 //
 // # Reading order
 //
-// door.go, listen.go (plain text and TLS on one port), rpcs.go (what is served), caller.go and status.go; sessions.go,
+// door.go, listen.go (plain text and TLS on one port), package transport (HTTP/2), rpcs.go (what is served), caller.go and status.go; sessions.go,
 // telemetry.go and commands.go (who is there); route.go, send.go, transaction.go, recall.go, receive.go, ack.go, offsets.go
 // (the calls); admin.go, admin_groups.go, admin_messages.go, admin_ask.go (the Admin service); convert.go and codec.go (bytes).
 package grpc

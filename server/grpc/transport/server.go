@@ -2,8 +2,7 @@
 //
 // HTTP/2's frames and header compression are those of golang.org/x/net, services, statuses and contexts those of grpc-go, so that
 // generated code, health and reflection work with it as they do with grpc-go's server. The loop between the two is written for calls
-// that are many and small, an acknowledgement for each message above all: of grpc-go's server it takes half the processor time
-// (docs/performance.md has both).
+// that are many and small, an acknowledgement for each message above all.
 //
 // Read conn.go first: the frames that come; then queue.go: those that go; then call.go: what a handler sees.
 //
