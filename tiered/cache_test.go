@@ -145,6 +145,57 @@ func TestAnAnswerThatWasCutOffIsAskedForAgain(t *testing.T) {
 	}
 }
 
+// One bad answer says nothing of the object, whatever became of the request before or behind it; a second one does.
+func TestDamageTakesTwoAnswers(t *testing.T) {
+	outage := errors.New("no route to host")
+	const whole, damaged, failed = 'w', 'd', 'f'
+	for _, c := range []struct {
+		answers string // to requests for the first block
+		want    func(error) bool
+	}{
+		{"w", func(err error) bool { return err == nil }},
+		{"dw", func(err error) bool { return err == nil }},
+		{"fdw", func(err error) bool { return err == nil }},
+		{"dfw", func(err error) bool { return err == nil }},
+		{"dd", isDamage},
+		{"fdd", isDamage},
+		{"dfd", isDamage},
+		{"ff", func(err error) bool { return errors.Is(err, outage) }},
+		{"dff", func(err error) bool { return errors.Is(err, outage) }},
+		{"fdf", func(err error) bool { return errors.Is(err, outage) }},
+	} {
+		s := newFake(t)
+		p, raw := someBodies(t, s, 1)
+		f := newTestFetcher(t, s, Options{})
+		reads := 0
+		s.onRead(func(_ string, b []byte, off int64, read func() (int, error)) (int, error) {
+			n, err := read()
+			if off > 0 {
+				return n, err
+			}
+			answer := whole
+			if reads < len(c.answers) {
+				answer = rune(c.answers[reads])
+			}
+			reads++
+			switch answer {
+			case damaged:
+				b[n/2] ^= 1
+			case failed:
+				return 0, outage
+			}
+			return n, err
+		})
+		got, err := readAll(context.Background(), f, &p)
+		if !c.want(err) || reads != len(c.answers) {
+			t.Errorf("%s: %d requests, %v", c.answers, reads, err)
+		}
+		if err == nil && !bytes.Equal(got, raw) {
+			t.Errorf("%s: other bytes", c.answers)
+		}
+	}
+}
+
 // Close ends a request that hangs in the store.
 func TestCloseEndsRequests(t *testing.T) {
 	before := goleak.IgnoreCurrent()

@@ -208,16 +208,32 @@ func (f *fetcher) load(o paged, s span) ([][]byte, error) {
 			i++
 			missing.last++
 		}
-		err := f.fetch(o, missing, got[missing.first-s.first:])
-		if err != nil && !final(err) {
-			// It may have been the answer that was damaged or cut off.
-			err = f.fetch(o, missing, got[missing.first-s.first:])
-		}
-		if err != nil {
+		if err := f.insist(o, missing, got[missing.first-s.first:]); err != nil {
 			return nil, err
 		}
 	}
 	return got, nil
+}
+
+// insist gets pages from the store. It may have been the answer that was damaged, or cut off, so it takes two of a kind to give up: an
+// object is damaged when two answers were, whatever became of a request between them.
+func (f *fetcher) insist(o paged, s span, got [][]byte) error {
+	var damaged, failed int
+	for {
+		err := f.fetch(o, s, got)
+		if err == nil || final(err) {
+			return err
+		}
+		var damage *DamageError
+		if errors.As(err, &damage) {
+			damaged++
+		} else {
+			failed++
+		}
+		if damaged == 2 || failed == 2 {
+			return err
+		}
+	}
 }
 
 // final says that trying again would end as before.
