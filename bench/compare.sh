@@ -15,6 +15,8 @@
 #   TIMERS=5000 LEAD=20s           timers that are due each second, and the time to send them before
 #   POP_COUNT=160000               messages of a POP case (five times as many for a filter), a multiple of 10,000 for pop-g10000
 #   WAKES=2000                     messages of a pop-wake case
+#   WARM=300000                    messages of the unmeasured run before the cases of each kind, in which the Java broker compiles itself:
+#                                  after 10,000 of them its gRPC calls still cost half as much again as later
 #   EXTRA='a=b'                    more lines for the reference's broker.conf, as enablePopBufferMerge=true
 #   OUT=bench/out/results.json     where rows are kept
 # REFERENCE is the folder with the reference's up.sh and down.sh (default ../shared/reference); it needs a JDK and Maven.
@@ -31,6 +33,7 @@ TIMERS=${TIMERS:-5000}
 LEAD=${LEAD:-20s}
 POP_COUNT=${POP_COUNT:-160000}
 WAKES=${WAKES:-2000}
+WARM=${WARM:-300000}
 EXTRA=${EXTRA:-}
 OUT=${OUT:-bench/out/results-$DURABILITY.json}
 work=$(mktemp -d)
@@ -110,7 +113,7 @@ later() { # delayed messages and transactions; a delay of an hour and more, so t
 pops() { # PREFIX PROTOCOL ENDPOINT: every POP case over one protocol
   local groups by idle pop="pop -p $2 -e $3 --names $ns -w 16 --conns 4 -m $POP_COUNT"
   case " $CASES " in *" $1pop"*) ;; *) return 0 ;; esac
-  "$work/cairn" bench $pop -m 10000 -o json >/dev/null || true # unmeasured, as above
+  "$work/cairn" bench $pop -m "$WARM" -o json >/dev/null || true # unmeasured, as below
   want "$1pop" && row "$1pop" $pop
   want "$1pop-batch" && row "$1pop-batch" $pop --ack batch
   for groups in 1 100 10000; do
@@ -132,12 +135,14 @@ for round in $(seq "$rounds"); do
     begin "$b"
     idle
     # an unmeasured run first: the Java broker compiles itself meanwhile
-    "$work/cairn" bench produce -e $ns -w "$WORKERS" -m 50000 -o json >/dev/null || true
+    if want remoting-send || want pull || want e2e-paced; then
+      "$work/cairn" bench produce -e $ns -w "$WORKERS" -m "$WARM" -o json >/dev/null || true
+    fi
     want remoting-send && row remoting-send produce -e $ns -w "$WORKERS" --conns 4 -m "$COUNT"
     want pull && row pull consume -e $ns -w 8 --conns 2 -m "$COUNT"
     want e2e-paced && row e2e-paced e2e -e $ns -w 16 -r 2000 -m 30000
     if want grpc-send || want grpc-receive; then
-      "$work/cairn" bench produce -p grpc -e $grpc -w 16 -m 10000 -o json >/dev/null || true
+      "$work/cairn" bench produce -p grpc -e $grpc -w 16 -m "$WARM" -o json >/dev/null || true
       row grpc-send produce -p grpc -e $grpc -w 16 --conns 2 -m $((COUNT / 4))
     fi
     want grpc-receive && row grpc-receive consume -p grpc -e $grpc -g bench-grpc -w 16 --conns 2 -m $((COUNT / 4))

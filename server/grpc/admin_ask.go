@@ -88,7 +88,7 @@ func (q *questions) ask(ctx context.Context, c *session, command func(nonce stri
 		delete(q.mu.open, nonce)
 		q.mu.Unlock()
 	}()
-	if !c.command(encoded{&data}) {
+	if !c.command(data) {
 		return nil, refuse(pb.Code_TOO_MANY_REQUESTS, "client %s has no open stream, or is slow to read it", c.id)
 	}
 	select {

@@ -52,7 +52,7 @@ func BenchmarkSendCodec(b *testing.B) {
 			if steps < 3 {
 				continue
 			}
-			if _, err := (codec{}).Marshal(&pb.SendMessageResponse{Status: statusOK, Entries: []*pb.SendResultEntry{
+			if _, err := (codec{}).Append(nil, &pb.SendMessageResponse{Status: statusOK, Entries: []*pb.SendResultEntry{
 				{Status: statusOK, MessageId: m.GetSystemProperties().GetMessageId(), Offset: 12345},
 			}}); err != nil {
 				b.Fatal(err)

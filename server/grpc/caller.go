@@ -8,10 +8,9 @@ import (
 	"strings"
 
 	pb "github.com/apache/rocketmq-clients/golang/v5/protocol/v2"
-	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
 
 	"github.com/cairnmq/cairn/catalog"
+	"github.com/cairnmq/cairn/server/grpc/transport"
 )
 
 // Request headers.
@@ -23,16 +22,9 @@ const (
 
 const maxClientID = 255
 
-func header(ctx context.Context, name string) string {
-	if v := metadata.ValueFromIncomingContext(ctx, name); len(v) > 0 {
-		return v[0]
-	}
-	return ""
-}
-
 // clientOf is the id that every call must carry.
 func clientOf(ctx context.Context) (string, error) {
-	id := header(ctx, headerClientID)
+	id := transport.Header(ctx, headerClientID)
 	switch {
 	case strings.TrimSpace(id) == "":
 		return "", refuse(pb.Code_CLIENT_ID_REQUIRED, "the header %s is missing", headerClientID)
@@ -44,11 +36,7 @@ func clientOf(ctx context.Context) (string, error) {
 
 // addressOf is the zero AddrPort for a transport without IP addresses.
 func addressOf(ctx context.Context) netip.AddrPort {
-	p, found := peer.FromContext(ctx)
-	if !found {
-		return netip.AddrPort{}
-	}
-	if a, tcp := p.Addr.(*net.TCPAddr); tcp {
+	if a, tcp := transport.Peer(ctx).(*net.TCPAddr); tcp {
 		ap := a.AddrPort()
 		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 	}

@@ -3,47 +3,36 @@ package grpc
 import (
 	"fmt"
 
-	"google.golang.org/grpc/encoding"
-	_ "google.golang.org/grpc/encoding/proto" // registers the codec that ours is built on
-	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
 )
 
-// codec is gRPC's own for protocol messages; answers that are encoded already go out as they are.
+// codec is protobuf's; answers that are encoded already go out as they are.
 type codec struct{}
 
-// encoded is a message in its wire form. It belongs to gRPC once it was sent.
-type encoded struct{ buf *[]byte }
+// encoded is a message in its wire form.
+type encoded []byte
 
-var (
-	protoCodec = encoding.GetCodecV2("proto")
-	bufferPool = mem.DefaultBufferPool()
-)
-
-// newEncoded returns room for a message of so many bytes.
-func newEncoded(size int) encoded {
-	if mem.IsBelowBufferPoolingThreshold(size) { // such a buffer would not come back to the pool
-		b := make([]byte, size)
-		return encoded{&b}
+func (codec) Append(dst []byte, m any) ([]byte, error) {
+	switch m := m.(type) {
+	case *encoded:
+		return append(dst, *m...), nil
+	case proto.Message:
+		out, err := proto.MarshalOptions{}.MarshalAppend(dst, m)
+		if err != nil {
+			return nil, fmt.Errorf("encode %T: %w", m, err)
+		}
+		return out, nil
 	}
-	return encoded{bufferPool.Get(size)}
+	return nil, fmt.Errorf("%T is no message of the protocol", m)
 }
 
-func (codec) Name() string { return "proto" }
-
-func (codec) Marshal(v any) (mem.BufferSlice, error) {
-	if e, ok := v.(encoded); ok {
-		return mem.BufferSlice{mem.NewBuffer(e.buf, bufferPool)}, nil
+func (codec) Unmarshal(data []byte, m any) error {
+	p, is := m.(proto.Message)
+	if !is {
+		return fmt.Errorf("%T is no message of the protocol", m)
 	}
-	b, err := protoCodec.Marshal(v)
-	if err != nil {
-		return nil, fmt.Errorf("encode %T: %w", v, err)
-	}
-	return b, nil
-}
-
-func (codec) Unmarshal(data mem.BufferSlice, v any) error {
-	if err := protoCodec.Unmarshal(data, v); err != nil {
-		return fmt.Errorf("decode %T: %w", v, err)
+	if err := proto.Unmarshal(data, p); err != nil {
+		return fmt.Errorf("decode %T: %w", m, err)
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ func (q *commands) put(cmd encoded) bool {
 	if q.bytes.Load() > maxCommandBytes || q.all.Load() > maxBeingAnswered {
 		return false
 	}
-	size := int64(len(*cmd.buf)) // before the handler takes it
+	size := int64(len(cmd)) // before the handler takes it
 	select {
 	case q.queue <- cmd:
 		q.count(size)
@@ -39,10 +39,10 @@ func (q *commands) count(size int64) {
 	q.all.Add(size)
 }
 
-// write has send write a command, which is gRPC's afterwards.
+// write has send write a command, and is done with it afterwards.
 func (q *commands) write(cmd encoded, send func(m any) error) error {
-	defer q.count(-int64(len(*cmd.buf)))
-	return send(cmd)
+	defer q.count(-int64(len(cmd)))
+	return send(&cmd)
 }
 
 // drop forgets what waits. Nothing may be put any more.
@@ -50,7 +50,7 @@ func (q *commands) drop() {
 	for {
 		select {
 		case cmd := <-q.queue:
-			q.count(-int64(len(*cmd.buf)))
+			q.count(-int64(len(cmd)))
 		default:
 			return
 		}

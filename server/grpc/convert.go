@@ -23,6 +23,7 @@ type converter struct {
 	user   []byte // fields 2 of the message at hand
 	system []byte // the content of its field 3
 	body   []byte // the content of its field 4
+	out    encoded
 	levels delay.Levels
 }
 
@@ -85,24 +86,21 @@ const (
 	recoverTransaction = 2
 )
 
-// convert encodes one stored message as a whole response.
-func (c *converter) convert(m *message.Message, d *delivery) encoded {
+// convert encodes one stored message as a whole response, which the next one overwrites.
+func (c *converter) convert(m *message.Message, d *delivery) *encoded {
 	size := c.take(m, d)
-	out := newEncoded(sizeBytes(responseMessage, size))
-	*out.buf = c.appendMessage((*out.buf)[:0], responseMessage, size)
-	return out
+	c.out = c.appendMessage(c.out[:0], responseMessage, size)
+	return &c.out
 }
 
 // command encodes a half message as the command that asks its producer for the end of the transaction.
 func (c *converter) command(m *message.Message, transaction string) encoded {
 	size := c.take(m, &delivery{attempt: 1})
 	inner := sizeBytes(recoverMessage, size) + sizeBytes(recoverTransaction, len(transaction))
-	out := newEncoded(sizeBytes(commandRecover, inner))
-	b := appendTag((*out.buf)[:0], commandRecover, protowire.BytesType)
+	b := appendTag(make([]byte, 0, sizeBytes(commandRecover, inner)), commandRecover, protowire.BytesType)
 	b = protowire.AppendVarint(b, uint64(inner))
 	b = c.appendMessage(b, recoverMessage, size)
-	*out.buf = appendString(b, recoverTransaction, transaction)
-	return out
+	return appendString(b, recoverTransaction, transaction)
 }
 
 // take makes m the message at hand, and returns the size of its encoding.

@@ -36,7 +36,7 @@ func converted(t testing.TB, topic *pb.Resource, m *message.Message, d *delivery
 		t.Fatal(err)
 	}
 	var resp pb.ReceiveMessageResponse
-	if err := proto.Unmarshal(*c.convert(m, d).buf, &resp); err != nil {
+	if err := proto.Unmarshal(*c.convert(m, d), &resp); err != nil {
 		t.Fatalf("what was encoded cannot be read: %v", err)
 	}
 	if len(resp.ProtoReflect().GetUnknown()) > 0 {
@@ -139,7 +139,7 @@ func TestConvert(t *testing.T) {
 		}
 		for range 2 { // a converter is used for message after message
 			var resp pb.ReceiveMessageResponse
-			if err := proto.Unmarshal(*c.convert(m, d).buf, &resp); err != nil {
+			if err := proto.Unmarshal(*c.convert(m, d), &resp); err != nil {
 				t.Fatalf("what was encoded cannot be read: %v", err)
 			}
 			if want := expected(topic, m, d); !proto.Equal(resp.GetMessage(), want) {
@@ -194,7 +194,7 @@ func TestConvertCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	var cmd pb.TelemetryCommand
-	if err := proto.Unmarshal(*c.command(m, "0000000000000123"+"01AB").buf, &cmd); err != nil {
+	if err := proto.Unmarshal(c.command(m, "0000000000000123"+"01AB"), &cmd); err != nil {
 		t.Fatal(err)
 	}
 	recover := cmd.GetRecoverOrphanedTransactionCommand()

@@ -29,7 +29,7 @@
 //
 // # Reading order
 //
-// door.go, listen.go (plain text and TLS on one port), rpcs.go (what is served), caller.go and status.go; sessions.go,
+// door.go, listen.go (plain text and TLS on one port), package transport (HTTP/2), rpcs.go (what is served), caller.go and status.go; sessions.go,
 // telemetry.go and commands.go (who is there); route.go, send.go, transaction.go, recall.go, receive.go, ack.go, offsets.go
 // (the calls); admin.go, admin_groups.go, admin_messages.go, admin_ask.go (the Admin service); convert.go and codec.go (bytes).
 package grpc
@@ -45,14 +45,13 @@ import (
 
 	pb "github.com/apache/rocketmq-clients/golang/v5/protocol/v2"
 	"github.com/rs/zerolog"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/keepalive"
 
 	"github.com/cairnmq/cairn/broker"
 	"github.com/cairnmq/cairn/internal/clock"
 	"github.com/cairnmq/cairn/internal/rpctime"
+	"github.com/cairnmq/cairn/server/grpc/transport"
 )
 
 // Options of the door. The zero value of each means its default.
@@ -89,7 +88,7 @@ type Door struct {
 	clock     clock.Clock
 	log       zerolog.Logger
 	trouble   zerolog.Logger // at most so many lines a second
-	server    *grpc.Server
+	server    *transport.Server
 	health    *health.Server
 	sessions  *sessions
 	questions *questions
@@ -119,27 +118,21 @@ func New(b *broker.Broker, opts Options) *Door {
 
 	d.closing, d.close = context.WithCancel(context.Background())
 	d.sessions = newSessions(d)
-	d.server = grpc.NewServer(
-		grpc.Creds(newSniffer(opts.TLS)),
-		grpc.ForceServerCodecV2(codec{}),
-		grpc.NumStreamWorkers(streamWorkers),
-		grpc.WriteBufferSize(64<<10),
-		grpc.ReadBufferSize(32<<10),
-		// Fixed windows: no probing for the bandwidth, which costs a ping for nearly every request.
-		grpc.StaticStreamWindowSize(256<<10),
-		grpc.StaticConnWindowSize(1<<20),
-		grpc.MaxRecvMsgSize(max(leastRequest, 4*bo.MaxMessageSize)),
-		grpc.MaxConcurrentStreams(maxStreams),
-		grpc.MaxHeaderListSize(64<<10),
-		grpc.ConnectionTimeout(10*time.Second),
-		grpc.KeepaliveParams(keepalive.ServerParameters{
-			MaxConnectionIdle: 120 * time.Second, Time: 60 * time.Second, Timeout: 20 * time.Second,
-		}),
-		// Clients ping every 10 to 30 s, some of them without calls.
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
-		grpc.WaitForHandlers(true),
-		grpc.UnaryInterceptor(d.guardUnary), grpc.StreamInterceptor(d.guardStream),
-	)
+	d.server = transport.New(transport.Options{
+		Codec:            codec{},
+		Credentials:      newSniffer(opts.TLS),
+		HandshakeTimeout: 10 * time.Second,
+		Unary:            d.guardUnary,
+		Stream:           d.guardStream,
+		MaxRequest:       max(leastRequest, 4*bo.MaxMessageSize),
+		MaxHeaders:       64 << 10,
+		MaxCalls:         maxStreams,
+		Workers:          streamWorkers,
+		Idle:             120 * time.Second,
+		Ping:             60 * time.Second,
+		Pong:             20 * time.Second,
+		LeastPing:        time.Second, // clients ping every 10 to 30 s
+	})
 	pb.RegisterMessagingServiceServer(d.server, d)
 	d.server.RegisterService(&adminService, d)
 	healthpb.RegisterHealthServer(d.server, d.health)
@@ -150,7 +143,7 @@ func New(b *broker.Broker, opts Options) *Door {
 // Serve answers on ln until Close; it then returns nil.
 func (d *Door) Serve(ln net.Listener) error {
 	err := d.server.Serve(&boundedListener{Listener: ln, max: int64(d.max), open: &d.connections, log: d.trouble})
-	if err == nil || errors.Is(err, grpc.ErrServerStopped) || d.closing.Err() != nil {
+	if err == nil || errors.Is(err, transport.ErrStopped) || d.closing.Err() != nil {
 		return nil
 	}
 	return fmt.Errorf("serve gRPC: %w", err)

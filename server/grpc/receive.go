@@ -11,6 +11,7 @@ import (
 	"github.com/cairnmq/cairn/catalog"
 	"github.com/cairnmq/cairn/filter"
 	"github.com/cairnmq/cairn/message"
+	"github.com/cairnmq/cairn/server/grpc/transport"
 )
 
 // Limits on receives, as in the reference but for maxPolling, which is 20 s there: each poll that ends empty begins anew, and a
@@ -164,7 +165,7 @@ func pollingTime(ctx context.Context, req *pb.ReceiveMessageRequest, c *session)
 	wait = max(minPolling, min(wait, maxPolling))
 	if remaining < minPolling {
 		code := pb.Code_BAD_REQUEST
-		if v, ok := parseVersion(header(ctx, headerVersion)); ok && v.atLeast(pollingTimeSince) {
+		if v, ok := parseVersion(transport.Header(ctx, headerVersion)); ok && v.atLeast(pollingTimeSince) {
 			code = pb.Code_ILLEGAL_POLLING_TIME
 		}
 		return 0, refuse(code, "the deadline leaves %s for polling, the least is %s", remaining.Round(time.Millisecond), minPolling)

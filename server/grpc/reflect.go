@@ -6,7 +6,6 @@ import (
 	"sync"
 
 	pb "github.com/apache/rocketmq-clients/golang/v5/protocol/v2"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/reflection"
 	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	reflectionv1alpha "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
@@ -17,11 +16,12 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	"github.com/cairnmq/cairn/server/grpc/adminpb"
+	"github.com/cairnmq/cairn/server/grpc/transport"
 )
 
 // registerReflection lets grpcurl and its like find both services. They see the Admin service as the protocol declares it, while the
 // linked-in packages have an old declaration of it and messages under names of our own.
-func registerReflection(s *grpc.Server) {
+func registerReflection(s *transport.Server) {
 	opts := reflection.ServerOptions{Services: s, DescriptorResolver: adminDeclared()}
 	reflectionv1.RegisterServerReflectionServer(s, reflection.NewServerV1(opts))
 	reflectionv1alpha.RegisterServerReflectionServer(s, reflection.NewServer(opts))

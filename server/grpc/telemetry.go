@@ -18,6 +18,7 @@ import (
 	"github.com/cairnmq/cairn/catalog"
 	"github.com/cairnmq/cairn/filter"
 	"github.com/cairnmq/cairn/message"
+	"github.com/cairnmq/cairn/server/grpc/transport"
 )
 
 // What the settings of clients are set to.
@@ -124,7 +125,7 @@ func telemetryError(err error) error {
 
 // mergeSettings checks and completes a client's settings, remembers them, and enters the client in the broker's table.
 func (d *Door) mergeSettings(ctx context.Context, c *session, in *pb.Settings) (*pb.Settings, error) {
-	s := &settings{kind: in.GetClientType(), requestTimeout: in.GetRequestTimeout().AsDuration(), language: header(ctx, headerLanguage), agent: in.GetUserAgent()}
+	s := &settings{kind: in.GetClientType(), requestTimeout: in.GetRequestTimeout().AsDuration(), language: transport.Header(ctx, headerLanguage), agent: in.GetUserAgent()}
 	if s.requestTimeout <= 0 {
 		s.requestTimeout = defaultRequestTimeout
 	}

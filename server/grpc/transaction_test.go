@@ -264,10 +264,7 @@ func TestCheckBackWithoutSettings(t *testing.T) {
 
 // TestCommands: so many wait, or so many bytes, and all are accounted for.
 func TestCommands(t *testing.T) {
-	sized := func(n int) encoded {
-		b := make([]byte, n)
-		return encoded{&b}
-	}
+	sized := func(n int) encoded { return make([]byte, n) }
 	var all atomic.Int64
 	q := newCommands(&all)
 	n := 0
