@@ -197,9 +197,7 @@ func TestMassFiresSlowlyBesideOthers(t *testing.T) {
 	pace := firedAtOnce * time.Second / time.Duration(besideRate*runtime.GOMAXPROCS(0))
 	for left := int64(mass - firedAtOnce); left >= 0; left -= firedAtOnce {
 		waitFor(t, "a chunk to fire", func() bool { return pending() == left })
-		for range 1000 {
-			runtime.Gosched()
-		}
+		waitFor(t, "the time between two chunks to begin", func() bool { return c.Awaited(c.Now().Add(pace)) })
 		if n := pending(); n != left {
 			t.Fatalf("%d are pending at once, want %d", n, left)
 		}

@@ -76,6 +76,18 @@ func (f *Fake) NewTimer(d time.Duration) Timer {
 	return t
 }
 
+// Awaited says whether somebody waits for exactly the time t.
+func (f *Fake) Awaited(t time.Time) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for timer := range f.mu.timers {
+		if timer.due.Equal(t) {
+			return true
+		}
+	}
+	return false
+}
+
 type fakeTimer struct {
 	clock *Fake
 	due   time.Time
