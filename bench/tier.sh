@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # What tiered storage costs those who read and write what is here, and what reading from it costs:
 #   hot     messages sent and consumed at once, as fast as they go, without a tier and while their segments are uploaded
-#   paced   the same at a rate, alone and while a group reads a topic that is in the tier from its beginning
+#   paced   the same at a rate, while a group reads a topic that is in the tier from its beginning and while that reader is stopped:
+#           five seconds of one, five of the other, until it has read all, so that what else the machine does meets both alike
 #   cold    how fast that group is, and how long its first messages take after a restart
 #   stored  bytes of a message here and in the tier, objects and requests for each GiB
 #   bench/tier.sh [ROUNDS]         3 by default; of each pair the medians
 #   TIER=URL                       the object store; by default a folder
 #   HOT=1000000                    messages of a hot run
 #   COLD=1000000                   messages of the topic in the tier
-#   RATE=5000                      messages a second of a paced run, which takes 20 s
+#   RATE=5000                      messages a second of a paced run
 #   DATA=FOLDER                    where the broker's data go; by default a temporary folder
 set -eu
 cd "$(dirname "$0")/.."
@@ -62,17 +63,24 @@ metric rocketmq_tiered_store_provider_rpc_latency_count > "$work/requests"
 stop; tiered
 bench consume -t cold -g first -w 1 -b 1 -m 1 > "$work/row"
 printf 'cold: the first message after a restart took %.1f ms\n' "$(number took_ns < "$work/row" | awk '{print $1 / 1e6}')"
+paced() { bench e2e -t hot -w 16 -r "$RATE" -m $((RATE * 5)) > "$work/row"; }
 for round in $(seq "$rounds"); do
-  stop; tiered # with empty caches
-  bench e2e -t hot -w 16 -r "$RATE" -m $((RATE * 20)) > "$work/row"; of e2e_ms p99 < "$work/row" >> "$work/paced.alone"
-  stop; tiered
-  bench consume -t cold -g "all$round" -w 8 -m "$COLD" > "$work/cold" & reader=$!
-  bench e2e -t hot -w 16 -r "$RATE" -m $((RATE * 20)) > "$work/row"; of e2e_ms p99 < "$work/row" >> "$work/paced.cold"
-  wait "$reader"; number throughput < "$work/cold" >> "$work/cold.rate"
+  stop; rm -rf "$data/tier-cache"
+  start --tiered.url "$TIER" --retention 1h --segment-size 1GiB --name "$name" # nothing is uploaded meanwhile
+  "$work/cairn" bench consume -t cold -g "all$round" -w 8 -m "$COLD" -e $ns -o json > "$work/cold" 2>/dev/null & reader=$!
+  stopped=0
+  while paced && kill -0 "$reader" 2>/dev/null; do
+    kill -STOP "$reader" 2>/dev/null || break
+    from=$(date +%s%N)
+    of e2e_ms p99 < "$work/row" >> "$work/paced.cold"
+    paced; of e2e_ms p99 < "$work/row" >> "$work/paced.alone"
+    kill -CONT "$reader"; stopped=$((stopped + $(date +%s%N) - from))
+  done
+  wait "$reader"; number took_ns < "$work/cold" | awk -v n="$COLD" -v s="$stopped" '{print n / ($1 - s) * 1e9}' >> "$work/cold.rate"
 done
 alone=$(median < "$work/paced.alone") beside=$(median < "$work/paced.cold")
-awk -v a="$alone" -v b="$beside" -v r="$RATE" 'BEGIN {printf "paced: %d messages/s sent and consumed, p99 %.2f ms alone, %.2f beside a cold reader: %.2fx\n", r, a, b, b / a}'
-printf 'cold: %.0f messages/s read from the beginning\n' "$(median < "$work/cold.rate")"
+awk -v a="$alone" -v b="$beside" -v r="$RATE" -v n="$(wc -l < "$work/paced.cold")" 'BEGIN {printf "paced: %d messages/s sent and consumed, p99 %.2f ms alone, %.2f beside a cold reader: %.2fx, medians of %d times 5 s\n", r, a, b, b / a, n}'
+printf 'cold: %.0f messages/s read from the beginning, beside that\n' "$(median < "$work/cold.rate")"
 stored() { sed -n 's/.*"'"$1"'"[: ]*\([0-9]*\).*/\1/p' <<<"$parts"; }
 awk -v raw="$(stored rawBytes)" -v stored="$(stored storedBytes)" -v n="$(stored messages)" -v parts="$(stored parts)" -v puts="$(cat "$work/requests")" 'BEGIN {
   printf "stored: %.0f bytes of log a message, %.0f in the tier; for each GiB of log %.1f objects and %.0f requests\n", raw / n, stored / n, 2 * parts / raw * 2^30, puts / raw * 2^30}'
