@@ -14,8 +14,6 @@ import (
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 	v2 "github.com/apache/rocketmq-clients/golang/v5/protocol/v2"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -24,11 +22,10 @@ import (
 // grpcTarget speaks the protocol's own messages, without a client library, so that the broker is what is measured.
 type grpcTarget struct {
 	o       *Options
-	conns   []*grpc.ClientConn
+	conns   []*rpcConn
 	clients []v2.MessagingServiceClient
 	streams []v2.MessagingService_TelemetryClient
 	queues  []*v2.MessageQueue
-	headers metadata.MD // of every call
 	seq     atomic.Uint64
 	ended   context.CancelFunc
 	ctx     context.Context
@@ -39,16 +36,15 @@ type grpcTarget struct {
 }
 
 func newGRPC(o *Options) (*grpcTarget, error) {
-	t := &grpcTarget{o: o, headers: metadata.Pairs("x-mq-client-id", fmt.Sprintf("cairn-bench@%d", time.Now().UnixNano()),
-		"x-mq-language", "GO", "x-mq-protocol", "v2", "x-mq-client-version", "5.1.4")}
+	t := &grpcTarget{o: o}
 	t.ctx, t.ended = context.WithCancel(context.Background())
+	headers := metadata.Pairs("x-mq-client-id", fmt.Sprintf("cairn-bench@%d", time.Now().UnixNano()),
+		"x-mq-language", "GO", "x-mq-protocol", "v2", "x-mq-client-version", "5.1.4")
 	for range o.Conns {
-		// Windows that stay as they are: to find better ones the client would ping the broker after each answer.
-		c, err := grpc.NewClient(o.Endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
-			grpc.WithStaticStreamWindowSize(1<<20), grpc.WithStaticConnWindowSize(4<<20))
+		c, err := dialRPC(t.ctx, o.Endpoint, headers)
 		if err != nil {
-			return nil, fmt.Errorf("gRPC client for %s: %w", o.Endpoint, err)
+			t.close()
+			return nil, err
 		}
 		t.conns = append(t.conns, c)
 		t.clients = append(t.clients, v2.NewMessagingServiceClient(c))
@@ -71,7 +67,7 @@ func (t *grpcTarget) close() {
 		c.wait()
 	}
 	for _, c := range t.conns {
-		_ = c.Close()
+		c.close()
 	}
 }
 
@@ -79,10 +75,6 @@ func (t *grpcTarget) ackLatency() *hdrhistogram.Histogram {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.acks
-}
-
-func (t *grpcTarget) with(ctx context.Context) context.Context {
-	return metadata.NewOutgoingContext(ctx, t.headers)
 }
 
 func (t *grpcTarget) topic() *v2.Resource { return &v2.Resource{Name: t.o.Topic} }
@@ -99,7 +91,7 @@ func (t *grpcTarget) prepare(ctx context.Context) error {
 		return err
 	}
 	endpoints := &v2.Endpoints{Scheme: v2.AddressScheme_IPv4, Addresses: []*v2.Address{{Host: host, Port: int32(port)}}}
-	route, err := t.clients[0].QueryRoute(t.with(ctx), &v2.QueryRouteRequest{Topic: t.topic(), Endpoints: endpoints})
+	route, err := t.clients[0].QueryRoute(ctx, &v2.QueryRouteRequest{Topic: t.topic(), Endpoints: endpoints})
 	if err != nil {
 		return err
 	}
@@ -108,7 +100,7 @@ func (t *grpcTarget) prepare(ctx context.Context) error {
 	}
 	t.queues = route.GetMessageQueues()
 	for _, c := range t.clients {
-		stream, err := c.Telemetry(t.with(t.ctx))
+		stream, err := c.Telemetry(t.ctx)
 		if err != nil {
 			return err
 		}
@@ -170,7 +162,7 @@ func (s *grpcSender) send(ctx context.Context, m *outgoing) (receipt, error) {
 	case transactional:
 		sys.MessageType = v2.MessageType_TRANSACTION
 	}
-	resp, err := s.client.SendMessage(s.t.with(ctx), &v2.SendMessageRequest{Messages: []*v2.Message{
+	resp, err := s.client.SendMessage(ctx, &v2.SendMessageRequest{Messages: []*v2.Message{
 		{Topic: &v2.Resource{Name: cmp.Or(m.topic, s.t.o.Topic)}, Body: m.body, SystemProperties: sys, UserProperties: properties}}})
 	if err != nil {
 		return r, err
@@ -182,7 +174,7 @@ func (s *grpcSender) send(ctx context.Context, m *outgoing) (receipt, error) {
 }
 
 func (s *grpcSender) recall(ctx context.Context, r *receipt) error {
-	resp, err := s.client.RecallMessage(s.t.with(ctx), &v2.RecallMessageRequest{Topic: s.t.topic(), RecallHandle: r.handle})
+	resp, err := s.client.RecallMessage(ctx, &v2.RecallMessageRequest{Topic: s.t.topic(), RecallHandle: r.handle})
 	if err != nil {
 		return err
 	}
@@ -190,7 +182,7 @@ func (s *grpcSender) recall(ctx context.Context, r *receipt) error {
 }
 
 func (s *grpcSender) commit(ctx context.Context, r *receipt) error {
-	resp, err := s.client.EndTransaction(s.t.with(ctx), &v2.EndTransactionRequest{Topic: s.t.topic(), MessageId: r.id, TransactionId: r.transaction,
+	resp, err := s.client.EndTransaction(ctx, &v2.EndTransactionRequest{Topic: s.t.topic(), MessageId: r.id, TransactionId: r.transaction,
 		Resolution: v2.TransactionResolution_COMMIT, Source: v2.TransactionSource_SOURCE_CLIENT})
 	if err != nil {
 		return err
@@ -207,7 +199,7 @@ type grpcReceiver struct {
 
 func (t *grpcTarget) receivers(ctx context.Context, n int) ([]receiver, error) {
 	t.acks = newHist()
-	a, err := t.clients[0].QueryAssignment(t.with(ctx), &v2.QueryAssignmentRequest{Topic: t.topic(), Group: t.group(), Endpoints: t.queues[0].GetBroker().GetEndpoints()})
+	a, err := t.clients[0].QueryAssignment(ctx, &v2.QueryAssignmentRequest{Topic: t.topic(), Group: t.group(), Endpoints: t.queues[0].GetBroker().GetEndpoints()})
 	if err != nil {
 		return nil, err
 	}
@@ -241,7 +233,7 @@ func (r *grpcReceiver) receive(ctx context.Context, f func(int32, []byte)) error
 func (r *grpcReceiver) once(ctx context.Context, f func(int32, []byte)) (handles, ids []string, err error) {
 	call, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
-	stream, err := r.client.ReceiveMessage(r.t.with(call), &v2.ReceiveMessageRequest{
+	stream, err := r.client.ReceiveMessage(call, &v2.ReceiveMessageRequest{
 		Group: r.t.group(), MessageQueue: r.queue, BatchSize: int32(r.t.o.Batch),
 		FilterExpression:   &v2.FilterExpression{Type: v2.FilterType_TAG, Expression: "*"},
 		InvisibleDuration:  durationpb.New(60 * time.Second),
@@ -271,7 +263,7 @@ func (r *grpcReceiver) once(ctx context.Context, f func(int32, []byte)) (handles
 
 // ack acknowledges each message by a call of its own, all at once, as the official clients do.
 func (r *grpcReceiver) ack(ctx context.Context, handles, ids []string) error {
-	ctx = r.t.with(context.WithoutCancel(ctx))
+	ctx = context.WithoutCancel(ctx)
 	errs := make([]error, len(handles))
 	took := make([]time.Duration, len(handles))
 	r.crew.each(len(handles), func(i int) {

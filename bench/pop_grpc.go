@@ -37,7 +37,7 @@ func (p *grpcPopper) pop(ctx context.Context, at place, f func([]byte, popped)) 
 	call, cancel := context.WithTimeout(ctx, o.Pop.Hold+callTimeout)
 	defer cancel()
 	topic := &v2.Resource{Name: at.topic}
-	stream, err := p.client.ReceiveMessage(p.t.with(call), &v2.ReceiveMessageRequest{
+	stream, err := p.client.ReceiveMessage(call, &v2.ReceiveMessageRequest{
 		Group: &v2.Resource{Name: at.group}, BatchSize: int32(o.Batch), FilterExpression: filter,
 		MessageQueue:       &v2.MessageQueue{Topic: topic, Id: -1, Permission: v2.Permission_READ_WRITE, Broker: p.broker},
 		InvisibleDuration:  durationpb.New(o.Pop.Invisible),
@@ -73,7 +73,7 @@ func (p *grpcPopper) pop(ctx context.Context, at place, f func([]byte, popped)) 
 }
 
 func (p *grpcPopper) ackEach(ctx context.Context, at place, ms []popped, done func(error)) {
-	ctx, cancel := context.WithTimeout(p.t.with(ctx), callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	if p.crew == nil {
 		p.crew = p.t.crew()
@@ -82,7 +82,7 @@ func (p *grpcPopper) ackEach(ctx context.Context, at place, ms []popped, done fu
 }
 
 func (p *grpcPopper) ackTogether(ctx context.Context, at place, ms []popped) error {
-	ctx, cancel := context.WithTimeout(p.t.with(ctx), callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	return p.ack(ctx, at, ms)
 }
