@@ -6,50 +6,62 @@ import (
 	pb "github.com/apache/rocketmq-clients/golang/v5/protocol/v2"
 
 	"github.com/cairnmq/cairn/broker"
+	"github.com/cairnmq/cairn/server/grpc/transport"
 )
 
 // AckMessage settles messages for good. Each entry has a status of its own.
 func (d *Door) AckMessage(ctx context.Context, req *pb.AckMessageRequest) (*pb.AckMessageResponse, error) {
-	entries, err := d.ack(ctx, req)
+	a, err := d.ackOf(ctx, req)
 	if err != nil {
 		return &pb.AckMessageResponse{Status: d.statusOf(rpcAck, err)}, nil
 	}
-	return &pb.AckMessageResponse{Status: overall(entries), Entries: entries}, nil
+	answer := d.later(ctx, rpcAck)
+	d.broker.AckAsync(a.group, a.topic, a.handles, func(errs []error) {
+		if c := d.sessions.get(a.client); c != nil {
+			for i, err := range errs {
+				if err == nil {
+					c.settle(a.handles[i])
+				}
+			}
+		}
+		answer(func() any {
+			entries := make([]*pb.AckMessageResultEntry, len(errs))
+			for i, e := range req.GetEntries() {
+				entries[i] = &pb.AckMessageResultEntry{MessageId: e.GetMessageId(), ReceiptHandle: a.handles[i], Status: d.statusOf(rpcAck, errs[i])}
+			}
+			return &pb.AckMessageResponse{Status: overall(entries), Entries: entries}
+		})
+	})
+	return nil, transport.ErrLater
 }
 
-func (d *Door) ack(ctx context.Context, req *pb.AckMessageRequest) ([]*pb.AckMessageResultEntry, error) {
-	id, err := clientOf(ctx)
-	if err != nil {
-		return nil, err
+// ack is what an AckMessage asks for.
+type ack struct {
+	client, group, topic string
+	handles              []string
+}
+
+func (d *Door) ackOf(ctx context.Context, req *pb.AckMessageRequest) (a ack, err error) {
+	if a.client, err = clientOf(ctx); err != nil {
+		return a, err
 	}
-	topic, err := topicOf(req.GetTopic())
-	if err != nil {
-		return nil, err
+	if a.topic, err = topicOf(req.GetTopic()); err != nil {
+		return a, err
 	}
-	group, err := groupOf(req.GetGroup())
-	if err != nil {
-		return nil, err
+	if a.group, err = groupOf(req.GetGroup()); err != nil {
+		return a, err
 	}
 	if len(req.GetEntries()) == 0 {
-		return nil, refuse(pb.Code_BAD_REQUEST, "nothing to acknowledge")
+		return a, refuse(pb.Code_BAD_REQUEST, "nothing to acknowledge")
 	}
-	handles := make([]string, len(req.GetEntries()))
+	a.handles = make([]string, len(req.GetEntries()))
 	for i, e := range req.GetEntries() {
 		if e.GetLiteTopic() != "" {
-			return nil, refuse(pb.Code_UNSUPPORTED, "%s", notImplemented[rpcSyncLite])
+			return a, refuse(pb.Code_UNSUPPORTED, "%s", notImplemented[rpcSyncLite])
 		}
-		handles[i] = e.GetReceiptHandle()
+		a.handles[i] = e.GetReceiptHandle()
 	}
-	errs := d.broker.Ack(ctx, group, topic, handles)
-	c := d.sessions.get(id)
-	out := make([]*pb.AckMessageResultEntry, len(handles))
-	for i, e := range req.GetEntries() {
-		out[i] = &pb.AckMessageResultEntry{MessageId: e.GetMessageId(), ReceiptHandle: handles[i], Status: d.statusOf(rpcAck, errs[i])}
-		if c != nil && errs[i] == nil {
-			c.settle(handles[i])
-		}
-	}
-	return out, nil
+	return a, nil
 }
 
 // overall is the status that all entries have, or MULTIPLE_RESULTS.

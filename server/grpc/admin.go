@@ -191,7 +191,11 @@ func (d *Door) adminSendMessage(ctx context.Context, req *adminpb.AdminSendMessa
 		s.Keys = append(s.Keys, req.GetKey())
 	}
 	m := &pb.Message{Topic: req.GetTopic(), UserProperties: req.GetUserProperties(), SystemProperties: s, Body: req.GetBody()}
-	if _, err := d.store(ctx, "", &pb.SendMessageRequest{Messages: []*pb.Message{m}}); err != nil {
+	out, err := d.toStore(ctx, "", &pb.SendMessageRequest{Messages: []*pb.Message{m}})
+	if err == nil {
+		_, err = d.broker.Send(ctx, out)
+	}
+	if err != nil {
 		return err
 	}
 	resp.MessageId = s.GetMessageId()

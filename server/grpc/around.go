@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/cairnmq/cairn/internal/rpctime"
+	"github.com/cairnmq/cairn/server/grpc/transport"
 )
 
 // What goes around each call: a handler's panic costs the call, not the broker, and the metrics are told how long it took.
@@ -39,7 +40,7 @@ func (d *Door) recovered(method string, err *error) {
 
 // timed tells the metrics. The code of a call that ended well stands in its answer, and is not looked at here.
 func (d *Door) timed(method string, err *error, began time.Time) {
-	if d.latency == nil {
+	if d.latency == nil || *err == transport.ErrLater { // which tells them itself
 		return
 	}
 	c := rpctime.Call{Protocol: "grpc", Request: method[strings.LastIndexByte(method, '/')+1:], Response: "success"}
@@ -47,4 +48,16 @@ func (d *Door) timed(method string, err *error, began time.Time) {
 		c.Response = strings.ToLower(status.Code(*err).String())
 	}
 	d.latency.Observe(c, time.Since(began))
+}
+
+// later is transport.Later for a handler of an rpc that cannot fail any more.
+func (d *Door) later(ctx context.Context, rpc string) func(build func() any) {
+	began := time.Now()
+	answer := transport.Later(ctx)
+	return func(build func() any) {
+		if d.latency != nil {
+			d.latency.Observe(rpctime.Call{Protocol: "grpc", Request: rpc, Response: "success"}, time.Since(began))
+		}
+		answer(build)
+	}
 }

@@ -15,14 +15,30 @@ import (
 	"github.com/cairnmq/cairn/catalog"
 	"github.com/cairnmq/cairn/kvindex"
 	"github.com/cairnmq/cairn/message"
+	"github.com/cairnmq/cairn/server/grpc/transport"
 )
 
 // SendMessage stores one or more messages of one topic, all or none. They go to one queue, which the broker chooses. A message
 // that is delayed or a transaction comes alone, gets its queue offset later and is answered with what names it until then.
 func (d *Door) SendMessage(ctx context.Context, req *pb.SendMessageRequest) (*pb.SendMessageResponse, error) {
-	results, err := d.send(ctx, req)
+	id, err := clientOf(ctx)
+	var out *broker.SendRequest
+	if err == nil {
+		out, err = d.toStore(ctx, id, req)
+	}
 	if err != nil {
 		return &pb.SendMessageResponse{Status: d.statusOf(rpcSend, err)}, nil
+	}
+	answer := d.later(ctx, rpcSend)
+	d.broker.SendAsync(out, func(results []broker.SendResult, err error) {
+		answer(func() any { return d.sent(req, results, err) })
+	})
+	return nil, transport.ErrLater
+}
+
+func (d *Door) sent(req *pb.SendMessageRequest, results []broker.SendResult, err error) *pb.SendMessageResponse {
+	if err != nil {
+		return &pb.SendMessageResponse{Status: d.statusOf(rpcSend, err)}
 	}
 	resp := &pb.SendMessageResponse{Status: statusOK, Entries: make([]*pb.SendResultEntry, len(results))}
 	for i := range results {
@@ -33,19 +49,11 @@ func (d *Door) SendMessage(ctx context.Context, req *pb.SendMessageRequest) (*pb
 			RecallHandle:  r.RecallHandle,
 		}
 	}
-	return resp, nil
+	return resp
 }
 
-func (d *Door) send(ctx context.Context, req *pb.SendMessageRequest) ([]broker.SendResult, error) {
-	id, err := clientOf(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return d.store(ctx, id, req)
-}
-
-// store sends what a client sends; "" is nobody who could be asked for the end of a transaction.
-func (d *Door) store(ctx context.Context, id string, req *pb.SendMessageRequest) ([]broker.SendResult, error) {
+// toStore is what a client sends; id "" is nobody who could be asked for the end of a transaction.
+func (d *Door) toStore(ctx context.Context, id string, req *pb.SendMessageRequest) (*broker.SendRequest, error) {
 	if len(req.GetMessages()) == 0 {
 		return nil, refuse(pb.Code_MESSAGE_CORRUPTED, "no message to send")
 	}
@@ -79,13 +87,13 @@ func (d *Door) store(ctx context.Context, id string, req *pb.SendMessageRequest)
 	if err != nil {
 		return nil, err
 	}
-	out := broker.SendRequest{ProducerGroup: topic, Topic: topic, QueueID: queue, Messages: make([]message.Message, len(req.Messages))}
+	out := &broker.SendRequest{ProducerGroup: topic, Topic: topic, QueueID: queue, Messages: make([]message.Message, len(req.Messages))}
 	for i, m := range req.Messages {
 		if out.Messages[i], err = stored(topic, m, from, now); err != nil {
 			return nil, err
 		}
 	}
-	return d.broker.Send(ctx, &out)
+	return out, nil
 }
 
 // queueOf is the queue of messages that have a message group, −1 for others. Clients choose one by a hash of their own, and not all of

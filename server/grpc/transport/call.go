@@ -41,7 +41,7 @@ type call struct {
 
 	// The mutex of conn guards these.
 	ended      bool // the client has nothing more to say
-	started    bool // it has a handler
+	running    bool // it has a handler that has not returned
 	over       bool // nothing more is sent
 	headed     bool // the header is sent
 	sendWindow int64
@@ -137,7 +137,12 @@ func (k *call) run() {
 	var err error
 	if m.unary != nil {
 		var answer any
-		if answer, err = m.unary.Handler(m.srv, k, k.request, opts.Unary); err == nil {
+		answer, err = m.unary.Handler(m.srv, k, k.request, opts.Unary)
+		if m.prompt && err == nil { // the reader must not wait for room
+			k.answer(func() any { return answer })
+			err = ErrLater
+		}
+		if err == nil {
 			err = k.sendMessage(answer, true)
 		}
 	} else if opts.Stream != nil {
@@ -145,11 +150,42 @@ func (k *call) run() {
 	} else {
 		err = m.stream.Handler(m.srv, k)
 	}
-	c.finish(k, statusOf(err))
+	if err != ErrLater {
+		c.finish(k, statusOf(err))
+	}
 	c.mu.Lock()
-	c.fewerLocked()
+	k.running = false
+	if k.over {
+		c.fewerLocked()
+	}
 	c.mu.Unlock()
 	c.handlers.Done()
+}
+
+// ErrLater is what a handler returns that has asked for Later.
+var ErrLater = errors.New("the answer comes later")
+
+// Later lets the handler of a unary call, whose context ctx is, return ErrLater before its answer is there. What it gives is to be
+// called once with the maker of that answer, from anywhere; it does not wait. The answer is made and encoded by the writer of the
+// connection, and not at all when the client has gone meanwhile.
+func Later(ctx context.Context) func(build func() any) {
+	return ctx.Value(callKey{}).(*call).answer
+}
+
+// later is an answer that the writer makes.
+type later struct {
+	call  *call
+	build func() any
+}
+
+func (k *call) answer(build func() any) {
+	c := k.conn
+	c.mu.Lock()
+	if !k.over {
+		c.mu.later = append(c.mu.later, later{k, build})
+	}
+	c.mu.Unlock()
+	c.signal()
 }
 
 // statusOf is that of a handler's error; nil is OK.
@@ -200,14 +236,23 @@ func (k *call) decode(msg []byte, m any) error {
 
 // sendMessage encodes and queues a message, and after the last one the end of the call.
 func (k *call) sendMessage(m any, last bool) error {
-	b, err := k.conn.srv.opts.Codec.Append(append(room(), make([]byte, prefix)...), m)
+	b, err := k.encode(m)
 	if err != nil {
-		return status.Errorf(codes.Internal, "grpc: error while marshaling: %v", err)
+		return err
 	}
-	binary.BigEndian.PutUint32(b[1:], uint32(len(b)-prefix))
 	err = k.conn.send(k, b, last)
 	giveBack(b)
 	return err
+}
+
+// encode is a message as it is sent, in a room.
+func (k *call) encode(m any) ([]byte, error) {
+	b, err := k.conn.srv.opts.Codec.Append(append(room(), make([]byte, prefix)...), m)
+	if err != nil {
+		return nil, status.Errorf(codes.Internal, "grpc: error while marshaling: %v", err)
+	}
+	binary.BigEndian.PutUint32(b[1:], uint32(len(b)-prefix))
+	return b, nil
 }
 
 // SendMsg queues a message. It waits while the client does not take what there is.

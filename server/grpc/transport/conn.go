@@ -57,8 +57,9 @@ type conn struct {
 	mu struct {
 		sync.Mutex
 		queue
+		later    []later // answers to make
 		calls    map[uint32]*call
-		active   int    // calls that have a handler or wait for their request
+		active   int    // calls that have a handler, or wait for their request or their answer
 		newest   uint32 // the largest id that a client has used
 		room     *sync.Cond
 		err      error // why the connection is over
@@ -326,9 +327,13 @@ func (c *conn) start(k *call) {
 		c.mu.Unlock()
 		return
 	}
-	k.started = true
+	k.running = true
 	c.handlers.Add(1)
 	c.mu.Unlock()
+	if k.method.prompt {
+		k.run()
+		return
+	}
 	select {
 	case c.srv.work <- k:
 	default:
@@ -422,7 +427,7 @@ func (c *conn) reset(id uint32, code http2.ErrCode) {
 func (c *conn) leaveLocked(k *call) {
 	delete(c.mu.calls, k.id)
 	k.over = true
-	if !k.started {
+	if !k.running {
 		c.fewerLocked()
 	}
 	k.cancel()

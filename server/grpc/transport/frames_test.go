@@ -408,6 +408,22 @@ func TestWindowsOfTheClient(t *testing.T) {
 	c.want(fmt.Sprintf("data 1: %d", len(whole)-22), "header 1: grpc-status=0")
 }
 
+// A client that has no room for an answer does not keep the reader from hearing that it has.
+func TestPromptAnswerWithoutRoom(t *testing.T) {
+	c := newRig(t).raw()
+	c.must(c.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 10}))
+	whole := request(make([]byte, 95))
+	for _, id := range []uint32{1, 3} {
+		c.open(id, "Prompt")
+		c.must(c.WriteData(id, true, whole))
+		c.want(fmt.Sprintf("header %d:", id), fmt.Sprintf("data %d: 10", id))
+	}
+	c.must(c.WriteWindowUpdate(3, 1000))
+	c.want(fmt.Sprintf("data 3: %d", len(whole)-10), "header 3: grpc-status=0")
+	c.must(c.WriteWindowUpdate(1, 1000))
+	c.want(fmt.Sprintf("data 1: %d", len(whole)-10), "header 1: grpc-status=0")
+}
+
 func FuzzConnection(f *testing.F) {
 	seed := func(do func(c *raw)) {
 		client, server := net.Pipe()
@@ -439,7 +455,16 @@ func FuzzConnection(f *testing.F) {
 		c.must(c.WritePing(false, [8]byte{1}))
 		c.must(c.WriteGoAway(0, http2.ErrCodeNo, nil))
 	})
-	o := Options{Codec: protobuf{}, MaxRequest: 1 << 20, MaxHeaders: 16 << 10, MaxCalls: 10, Workers: 2, Idle: time.Minute, Ping: time.Minute, Pong: time.Minute}
+	seed(func(c *raw) {
+		c.must(c.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 3}))
+		for i, name := range []string{"Later", "Prompt", "Later"} {
+			c.open(uint32(2*i+1), name)
+			c.must(c.WriteData(uint32(2*i+1), true, request([]byte("abc"))))
+		}
+		c.must(c.WriteRSTStream(1, http2.ErrCodeCancel))
+		c.must(c.WriteWindowUpdate(3, 100))
+	})
+	o := Options{Codec: protobuf{}, Prompt: []string{"/" + serviceName + "/Prompt"}, MaxRequest: 1 << 20, MaxHeaders: 16 << 10, MaxCalls: 10, Workers: 2, Idle: time.Minute, Ping: time.Minute, Pong: time.Minute}
 	srv := New(o)
 	srv.RegisterService(&trialDesc, &trial{ended: make(chan error, 1<<20)})
 	f.Fuzz(func(t *testing.T, data []byte) {

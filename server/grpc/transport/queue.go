@@ -15,6 +15,8 @@ const (
 	maxQueued = 512 << 10
 	// Below fewBytes the writer lets other handlers add theirs before it writes: a system call costs as much as several answers.
 	fewBytes = 4 << 10
+	// Fewer answers than fewAnswers count as fewBytes do.
+	fewAnswers = 32
 	// keptQueue is how large a buffer may be to be used again.
 	keptQueue = 256 << 10
 )
@@ -86,11 +88,21 @@ func (c *conn) releaseLocked() {
 // write sends what is queued until the connection is over.
 func (c *conn) write() {
 	defer close(c.written)
+	var answers []later
 	for range c.wake {
 		c.mu.Lock()
-		if n := len(c.mu.bytes); n > 0 && n < fewBytes {
+		if n := len(c.mu.bytes) + len(c.mu.later)*fewBytes/fewAnswers; n > 0 && n < fewBytes {
 			c.mu.Unlock()
 			runtime.Gosched()
+			c.mu.Lock()
+		}
+		if len(c.mu.later) > 0 {
+			answers, c.mu.later = c.mu.later, answers[:0]
+			c.mu.Unlock()
+			for i, a := range answers {
+				c.answer(a)
+				answers[i] = later{}
+			}
 			c.mu.Lock()
 		}
 		out, finished := c.mu.bytes, c.mu.draining == finished
@@ -122,6 +134,26 @@ func (c *conn) write() {
 	}
 }
 
+// answer makes an answer and queues it. For one that finds no room a goroutine waits.
+func (c *conn) answer(a later) {
+	b, err := a.call.encode(a.build())
+	if err != nil {
+		c.finish(a.call, statusOf(err))
+		return
+	}
+	c.mu.Lock()
+	rest, ok := c.sendLocked(a.call, b, true)
+	c.mu.Unlock()
+	if !ok {
+		c.handlers.Go(func() { // serve waits for it after the writer
+			_ = c.send(a.call, rest, true) // the client has gone
+			giveBack(b)
+		})
+		return
+	}
+	giveBack(b)
+}
+
 var (
 	fieldOK      = hpack.HeaderField{Name: ":status", Value: "200"}
 	fieldContent = hpack.HeaderField{Name: "content-type", Value: "application/grpc"}
@@ -137,24 +169,11 @@ func (c *conn) send(k *call, msg []byte, last bool) error {
 			c.mu.Unlock()
 			return k.Err()
 		}
-		if !k.headed {
-			c.mu.header(k.id, false, fieldOK, fieldContent)
-			k.headed = true
-		}
-		for len(msg) > 0 && !c.mu.full() {
-			n := min(int64(len(msg)), k.sendWindow, c.mu.window, maxFrame)
-			if n <= 0 {
-				break
-			}
-			c.mu.done(c.mu.frames.WriteData(k.id, false, msg[:n]))
-			k.sendWindow -= n
-			c.mu.window -= n
-			msg = msg[n:]
-			c.mu.told = true
-		}
-		if len(msg) == 0 {
+		rest, all := c.sendLocked(k, msg, last)
+		if all {
 			break
 		}
+		msg = rest
 		if k.room == nil {
 			k.room = make(chan struct{}, 1)
 		}
@@ -167,13 +186,39 @@ func (c *conn) send(k *call, msg []byte, last bool) error {
 		}
 		c.mu.Lock()
 	}
+	c.mu.Unlock()
+	c.signal()
+	return nil
+}
+
+// sendLocked queues what there is room for, and says whether that was all. Of a call that is over nothing is left to send.
+func (c *conn) sendLocked(k *call, msg []byte, last bool) (rest []byte, all bool) {
+	if k.over {
+		return nil, true
+	}
+	if !k.headed {
+		c.mu.header(k.id, false, fieldOK, fieldContent)
+		k.headed = true
+	}
+	for len(msg) > 0 && !c.mu.full() {
+		n := min(int64(len(msg)), k.sendWindow, c.mu.window, maxFrame)
+		if n <= 0 {
+			break
+		}
+		c.mu.done(c.mu.frames.WriteData(k.id, false, msg[:n]))
+		k.sendWindow -= n
+		c.mu.window -= n
+		msg = msg[n:]
+		c.mu.told = true
+	}
+	if len(msg) > 0 {
+		return msg, false
+	}
 	if last {
 		c.mu.header(k.id, true, fieldDone)
 		c.closeLocked(k)
 	}
-	c.mu.Unlock()
-	c.signal()
-	return nil
+	return nil, true
 }
 
 // finish ends a call with a status, unless the client has ended it.

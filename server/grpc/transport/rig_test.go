@@ -36,6 +36,8 @@ func (protobuf) Unmarshal(data []byte, m any) error { return proto.Unmarshal(dat
 //	Echo     a unary one that answers what it was sent
 //	Fail     one that answers with a status: the code is the number of bytes
 //	Wait     one that waits for the end of its context
+//	Later    as Echo, but the answer is kept, if there is where, and is to be given by the test
+//	Prompt   as Echo, where requests are read
 //	Repeat   one request, answered by as many messages of 100,000 bytes as it has bytes
 //	Chat     answers each message
 type trial struct {
@@ -43,6 +45,8 @@ type trial struct {
 	ended   chan error      // what ended the contexts of those of Wait
 	sent    atomic.Int64    // messages of Repeat
 	freed   <-chan struct{} // if it is set, Wait waits for this instead
+	kept    chan func()     // answers of Later
+	built   atomic.Int64    // answers of Later that were wanted
 }
 
 const serviceName = "trial.Trial"
@@ -81,6 +85,22 @@ var trialDesc = grpc.ServiceDesc{
 			s.ended <- ctx.Err()
 			return nil, ctx.Err()
 		}),
+		unary("Later", func(s *trial, ctx context.Context, in *wrapperspb.BytesValue) (any, error) {
+			give := Later(ctx)
+			answer := func() {
+				give(func() any {
+					s.built.Add(1)
+					return in
+				})
+			}
+			if s.kept == nil {
+				answer()
+			} else {
+				s.kept <- answer
+			}
+			return nil, ErrLater
+		}),
+		unary("Prompt", func(_ *trial, _ context.Context, in *wrapperspb.BytesValue) (any, error) { return in, nil }),
 	},
 	Streams: []grpc.StreamDesc{
 		{StreamName: "Repeat", ServerStreams: true, Handler: func(srv any, stream grpc.ServerStream) error {
@@ -129,7 +149,7 @@ func newRig(t *testing.T, change ...func(*Options)) *rig {
 	t.Helper()
 	o := Options{
 		Codec: protobuf{}, Credentials: insecure.NewCredentials(), HandshakeTimeout: 5 * time.Second, MaxRequest: 4 << 20, MaxHeaders: 16 << 10,
-		MaxCalls: 100, Workers: 2, Idle: time.Minute, Ping: time.Minute, Pong: 20 * time.Second, LeastPing: time.Second,
+		MaxCalls: 100, Workers: 2, Prompt: []string{"/" + serviceName + "/Prompt"}, Idle: time.Minute, Ping: time.Minute, Pong: 20 * time.Second, LeastPing: time.Second,
 	}
 	for _, f := range change {
 		f(&o)
@@ -177,7 +197,7 @@ func invoke(ctx context.Context, cc *grpc.ClientConn, name string, size int, opt
 	}
 	var out wrapperspb.BytesValue
 	err := cc.Invoke(ctx, "/"+serviceName+"/"+name, wrapperspb.Bytes(in), &out, opts...)
-	if err == nil && name == "Echo" && string(out.Value) != string(in) {
+	if err == nil && name != "Wait" && string(out.Value) != string(in) {
 		err = errors.New("the echo is another")
 	}
 	return len(out.Value), err

@@ -9,6 +9,7 @@
 //   - A connection has a goroutine that reads and one that writes. A call runs on one of the server's goroutines that stay, or on
 //     one of its own while all of those are busy.
 //   - A call that has one request begins when all of that is there: until then it costs its bytes and no goroutine.
+//   - A handler that would only wait may return before, and leave its answer to whoever has it (Later): then a call costs no goroutine.
 //   - What is to be written is appended to the connection's queue under its mutex, by whoever has it, and the writer takes all there
 //     is at once. The queue is bounded: handlers wait, and the reader stops reading.
 package transport
@@ -17,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -33,7 +35,7 @@ type Codec interface {
 	Unmarshal(data []byte, m any) error
 }
 
-// Options of a Server. All must be set but for the interceptors.
+// Options of a Server. All must be set but for the interceptors and Prompt.
 type Options struct {
 	Codec Codec
 	// Handshake makes of a connection one that speaks HTTP/2, within HandshakeTimeout, in which the client must also begin to do so.
@@ -45,6 +47,8 @@ type Options struct {
 	MaxHeaders       uint32 // bytes of a call's headers
 	MaxCalls         uint32 // under way on one connection
 	Workers          int    // goroutines that stay, for all connections
+	// Prompt are unary methods, as /package.Service/Method, whose handlers never wait: they run where requests are read.
+	Prompt []string
 	// Idle is how long a connection may be without a call before the client is told to close it.
 	Idle time.Duration
 	// A client from which nothing comes for Ping is asked for a sign of life, and gone after Pong without one.
@@ -64,6 +68,7 @@ type method struct {
 	stream *grpc.StreamDesc
 	uinfo  *grpc.UnaryServerInfo
 	sinfo  *grpc.StreamServerInfo
+	prompt bool // as Options.Prompt
 }
 
 // collected says that the call begins when its only request is there.
@@ -117,6 +122,7 @@ func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	info := grpc.ServiceInfo{Metadata: desc.Metadata}
 	add := func(name string, m *method) {
 		m.name, m.srv = "/"+desc.ServiceName+"/"+name, impl
+		m.prompt = m.unary != nil && slices.Contains(s.opts.Prompt, m.name)
 		s.methods[m.name] = m
 	}
 	for i := range desc.Methods {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -35,6 +36,13 @@ func TestCallsOfEverySize(t *testing.T) {
 		}
 	}
 	wg.Wait()
+	for _, name := range []string{"Later", "Prompt"} {
+		for _, size := range []int{0, firstWindow, callWindow + 1, connWindow} {
+			if n, err := invoke(r.ctx(), cc, name, size); err != nil || n != size {
+				t.Errorf("%s of %d bytes: %d, %v", name, size, n, err)
+			}
+		}
+	}
 	for _, size := range []int{4<<20 + 1, 5 << 20} {
 		for _, opts := range [][]grpc.CallOption{nil, {grpc.UseCompressor(gzip.Name)}} {
 			if _, err := invoke(r.ctx(), cc, "Echo", size, opts...); status.Code(err) != codes.ResourceExhausted {
@@ -66,7 +74,7 @@ func TestStatuses(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
-	if info := r.srv.GetServiceInfo()[serviceName]; len(info.Methods) != 5 {
+	if info := r.srv.GetServiceInfo()[serviceName]; len(info.Methods) != 7 {
 		t.Errorf("%+v", info)
 	}
 }
@@ -284,6 +292,109 @@ func TestStopCutsCallsOff(t *testing.T) {
 	if n := r.waiting.Load(); n != 0 {
 		t.Errorf("%d handlers are there when all has stopped", n)
 	}
+}
+
+// Answers may come in any order, from anywhere.
+func TestAnswersThatComeLater(t *testing.T) {
+	const calls = 50
+	r := newRig(t)
+	r.kept = make(chan func(), calls)
+	cc := r.client()
+	var wg sync.WaitGroup
+	for i := range calls {
+		wg.Go(func() {
+			if n, err := invoke(r.ctx(), cc, "Later", 1000*i); err != nil || n != 1000*i {
+				t.Errorf("call %d: %d bytes, %v", i, n, err)
+			}
+		})
+	}
+	var answers []func()
+	for range calls {
+		answers = append(answers, <-r.kept)
+	}
+	slices.Reverse(answers)
+	for _, answer := range answers {
+		answer()
+	}
+	wg.Wait()
+}
+
+// An answer that nobody waits for any more is not made, and what it was for counts no longer.
+func TestClientLeavesBeforeItsAnswer(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.MaxCalls = 1 })
+	r.kept = make(chan func(), 1)
+	cc := r.client()
+	ctx, cancel := context.WithCancel(r.ctx())
+	left := make(chan error, 1)
+	go func() {
+		_, err := invoke(ctx, cc, "Later", 10)
+		left <- err
+	}()
+	answer := <-r.kept
+	cancel()
+	if err := <-left; status.Code(err) != codes.Canceled {
+		t.Errorf("%v", err)
+	}
+	if n, err := invoke(r.ctx(), cc, "Echo", 10); err != nil || n != 10 { // there is room for one call
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	answer()
+	if n, err := invoke(r.ctx(), cc, "Prompt", 10); err != nil || n != 10 {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	if n := r.built.Load(); n != 0 {
+		t.Errorf("%d answers were made", n)
+	}
+}
+
+// Going away in order waits for answers that come later.
+func TestGracefulStopBeforeAnAnswer(t *testing.T) {
+	r := newRig(t)
+	r.kept = make(chan func(), 1)
+	cc := r.client()
+	done := make(chan error, 1)
+	go func() {
+		_, err := invoke(r.ctx(), cc, "Later", 10)
+		done <- err
+	}()
+	answer := <-r.kept
+	stopped := make(chan struct{})
+	go func() {
+		r.srv.GracefulStop()
+		close(stopped)
+	}()
+	eventually(t, "the client makes no more calls here", func() bool {
+		_, err := invoke(r.ctx(), cc, "Echo", 1)
+		return status.Code(err) == codes.Unavailable
+	})
+	select {
+	case <-stopped:
+		t.Error("stopped before the answer")
+	default:
+	}
+	answer()
+	if err := <-done; err != nil {
+		t.Errorf("the call: %v", err)
+	}
+	<-stopped
+}
+
+// Stop does not wait for them.
+func TestStopBeforeAnAnswer(t *testing.T) {
+	r := newRig(t)
+	r.kept = make(chan func(), 1)
+	cc := r.client()
+	done := make(chan error, 1)
+	go func() {
+		_, err := invoke(r.ctx(), cc, "Later", 10)
+		done <- err
+	}()
+	answer := <-r.kept
+	r.srv.Stop()
+	if err := <-done; status.Code(err) != codes.Unavailable {
+		t.Errorf("the call: %v", err)
+	}
+	answer()
 }
 
 func TestParseTimeout(t *testing.T) {
