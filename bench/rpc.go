@@ -23,7 +23,6 @@ const (
 	firstWindow   = 65535    // of HTTP/2, before anybody has said otherwise
 	rpcFrame      = 16 << 10 // the largest frame, both ways
 	rpcAnswer     = 64 << 20 // the largest answer
-	rpcCalls      = 100      // under way at once, until the broker has said how many
 	// fewBytes wait until other workers have added theirs: a system call costs as much as several requests.
 	fewBytes = 4 << 10
 )
@@ -45,7 +44,7 @@ type rpcConn struct {
 		block      bytes.Buffer // of table
 		window     int64        // what the broker lets us send
 		initial    int64        // the same of a new call
-		limit      int          // calls under way at once
+		limit      int          // calls under way at once; none before the broker has said how many
 		told       bool         // the broker has said what it wants
 		calls      map[uint32]*rpcCall
 		next       uint32     // id of the next call
@@ -76,7 +75,7 @@ func dialRPC(ctx context.Context, endpoint string, md metadata.MD) (*rpcConn, er
 	q.out = append(q.out, http2.ClientPreface...)
 	q.frames = http2.NewFramer((*rpcQueue)(c), nil)
 	q.table = hpack.NewEncoder(&q.block)
-	q.window, q.initial, q.limit, q.next = firstWindow, firstWindow, rpcCalls, 1
+	q.window, q.initial, q.next = firstWindow, firstWindow, 1
 	q.calls = map[uint32]*rpcCall{}
 	q.room = sync.NewCond(&q.Mutex)
 	must(q.frames.WriteSettings(http2.Setting{ID: http2.SettingEnablePush}, http2.Setting{ID: http2.SettingInitialWindowSize, Val: rpcCallWindow}))
