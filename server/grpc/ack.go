@@ -6,6 +6,7 @@ import (
 	pb "github.com/apache/rocketmq-clients/golang/v5/protocol/v2"
 
 	"github.com/cairnmq/cairn/broker"
+	"github.com/cairnmq/cairn/pop"
 	"github.com/cairnmq/cairn/server/grpc/transport"
 )
 
@@ -15,24 +16,77 @@ func (d *Door) AckMessage(ctx context.Context, req *pb.AckMessageRequest) (*pb.A
 	if err != nil {
 		return &pb.AckMessageResponse{Status: d.statusOf(rpcAck, err)}, nil
 	}
-	answer := d.later(ctx, rpcAck)
-	d.broker.AckAsync(a.group, a.topic, a.handles, func(errs []error) {
-		if c := d.sessions.get(a.client); c != nil {
-			for i, err := range errs {
-				if err == nil {
-					c.settle(a.handles[i])
-				}
+	slot := transport.PutOff(ctx)
+	g, _ := (*slot).(*acks)
+	if g != nil && !g.fits(&a) {
+		g.Flush()
+		g = nil
+	}
+	if g == nil {
+		g = &acks{d: d, client: a.client, group: a.group, topic: a.topic}
+		*slot = g
+	}
+	g.handles = append(g.handles, a.handles...)
+	g.parts = append(g.parts, ackPart{req, d.later(ctx, rpcAck)})
+	return nil, transport.ErrLater
+}
+
+// acks are acknowledgements of a client that came together. They cost one proposal.
+type acks struct {
+	d                    *Door
+	client, group, topic string
+	handles              []string
+	parts                []ackPart
+}
+
+// ackPart is one of their calls.
+type ackPart struct {
+	req    *pb.AckMessageRequest
+	answer func(build func() any)
+}
+
+func (g *acks) fits(a *ack) bool {
+	return g.group == a.group && g.topic == a.topic && g.client == a.client && len(g.handles)+len(a.handles) <= pop.MaxItems
+}
+
+// Flush acknowledges them.
+func (g *acks) Flush() {
+	d := g.d
+	var failed error
+	defer func() {
+		if failed != nil {
+			errs := make([]error, len(g.handles))
+			for i := range errs {
+				errs[i] = failed
+			}
+			g.applied(errs)
+		}
+	}()
+	defer d.recovered(pb.MessagingService_AckMessage_FullMethodName, &failed)
+	d.broker.AckAsync(g.group, g.topic, g.handles, g.applied)
+}
+
+func (g *acks) applied(errs []error) {
+	d := g.d
+	if c := d.sessions.get(g.client); c != nil {
+		for i, err := range errs {
+			if err == nil {
+				c.settle(g.handles[i])
 			}
 		}
-		answer(func() any {
-			entries := make([]*pb.AckMessageResultEntry, len(errs))
+	}
+	from := 0
+	for _, p := range g.parts {
+		req, mine := p.req, errs[from:from+len(p.req.GetEntries())]
+		from += len(mine)
+		p.answer(func() any {
+			entries := make([]*pb.AckMessageResultEntry, len(mine))
 			for i, e := range req.GetEntries() {
-				entries[i] = &pb.AckMessageResultEntry{MessageId: e.GetMessageId(), ReceiptHandle: a.handles[i], Status: d.statusOf(rpcAck, errs[i])}
+				entries[i] = &pb.AckMessageResultEntry{MessageId: e.GetMessageId(), ReceiptHandle: e.GetReceiptHandle(), Status: d.statusOf(rpcAck, mine[i])}
 			}
 			return &pb.AckMessageResponse{Status: overall(entries), Entries: entries}
 		})
-	})
-	return nil, transport.ErrLater
+	}
 }
 
 // ack is what an AckMessage asks for.

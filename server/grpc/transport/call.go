@@ -172,6 +172,14 @@ func Later(ctx context.Context) func(build func() any) {
 	return ctx.Value(callKey{}).(*call).answer
 }
 
+// Flusher is what handlers of Prompt methods have put off.
+type Flusher interface{ Flush() }
+
+// PutOff is where handlers of Prompt methods, whose context ctx is, keep what they put off to do it for several requests of the
+// connection at once. It is the connection's, and only such a handler may use it, until it returns. What is there is flushed and
+// taken out by the connection's reader before it waits for more of what the client sends: nothing waits for a request to come.
+func PutOff(ctx context.Context) *Flusher { return &ctx.Value(callKey{}).(*call).conn.putOff }
+
 // later is an answer that the writer makes.
 type later struct {
 	call  *call

@@ -48,6 +48,7 @@ type conn struct {
 	ends   bool   // the call has only that header
 	// depends says that the client wants a call to wait for itself
 	depends bool
+	putOff  Flusher // what Prompt handlers have put off
 
 	heard    atomic.Int64 // unix ns: when something came last
 	handlers sync.WaitGroup
@@ -101,6 +102,7 @@ func newConn(s *Server, nc net.Conn) *conn {
 type hearing struct{ c *conn }
 
 func (h hearing) Read(p []byte) (int, error) {
+	h.c.flush()
 	n, err := h.c.nc.Read(p)
 	h.c.heard.Store(time.Now().UnixNano())
 	return n, err
@@ -170,8 +172,17 @@ func (c *conn) fail(err error) {
 	c.signal()
 }
 
+// flush does what Prompt handlers have put off.
+func (c *conn) flush() {
+	if f := c.putOff; f != nil {
+		c.putOff = nil
+		f.Flush()
+	}
+}
+
 // read handles frames until the connection ends. An http2.ConnectionError is the client's fault.
 func (c *conn) read() error {
+	defer c.flush()
 	for {
 		f, err := c.frames.ReadFrame()
 		if err == nil {
@@ -198,6 +209,12 @@ func (c *conn) throttle() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for c.mu.full() && c.mu.err == nil {
+		if c.putOff != nil {
+			c.mu.Unlock()
+			c.flush()
+			c.mu.Lock()
+			continue
+		}
 		c.mu.room.Wait()
 	}
 	return c.mu.err

@@ -424,6 +424,48 @@ func TestPromptAnswerWithoutRoom(t *testing.T) {
 	c.want(fmt.Sprintf("data 1: %d", len(whole)-10), "header 1: grpc-status=0")
 }
 
+// together sends calls in one piece, and what else there is.
+func (c *raw) together(name string, rest []byte, ids ...uint32) {
+	c.Helper()
+	var all bytes.Buffer
+	out := http2.NewFramer(&all, nil)
+	for _, id := range ids {
+		c.must(out.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: c.fields(name), EndHeaders: true}))
+		c.must(out.WriteData(id, true, request(nil)))
+	}
+	all.Write(rest)
+	if _, err := c.nc.Write(all.Bytes()); err != nil {
+		c.Fatal(err)
+	}
+}
+
+// What is put off is done for all requests that came together, and waits for no other.
+func TestPutOff(t *testing.T) {
+	r := newRig(t)
+	c := r.raw()
+	c.open(1, "Echo") // the preface is read when this is answered
+	c.must(c.WriteData(1, true, request(nil)))
+	c.want("header 1:", "data 1: 5", "header 1: grpc-status=0")
+	c.together("Gather", nil, 3, 5, 7)
+	for _, id := range []int{3, 5, 7} {
+		c.want(fmt.Sprintf("header %d:", id), fmt.Sprintf("data %d: 10", id), fmt.Sprintf("header %d: grpc-status=0", id))
+	}
+	c.together("Gather", nil, 9)
+	c.want("header 9:", "data 9: 8", "header 9: grpc-status=0")
+	c.together("Gather", []byte{0, 0, 9, 0, 0}, 11) // and half of a frame's head
+	c.want("header 11:", "data 11: 8", "header 11: grpc-status=0")
+}
+
+// It is done as well when the connection ends before its reader waits again.
+func TestPutOffBeforeTheEnd(t *testing.T) {
+	r := newRig(t)
+	c := r.raw()
+	c.together("Gather", []byte{0, 0, 0, 0, 0, 0, 0, 0, 0}, 1, 3) // data for no call
+	for c.next() != "closed" { // the answers may come in time, or not
+	}
+	eventually(t, "calls are flushed", func() bool { return r.flushed.Load() == 2 })
+}
+
 func FuzzConnection(f *testing.F) {
 	seed := func(do func(c *raw)) {
 		client, server := net.Pipe()
@@ -457,14 +499,14 @@ func FuzzConnection(f *testing.F) {
 	})
 	seed(func(c *raw) {
 		c.must(c.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 3}))
-		for i, name := range []string{"Later", "Prompt", "Later"} {
+		for i, name := range []string{"Later", "Prompt", "Gather", "Later"} {
 			c.open(uint32(2*i+1), name)
 			c.must(c.WriteData(uint32(2*i+1), true, request([]byte("abc"))))
 		}
 		c.must(c.WriteRSTStream(1, http2.ErrCodeCancel))
 		c.must(c.WriteWindowUpdate(3, 100))
 	})
-	o := Options{Codec: protobuf{}, Prompt: []string{"/" + serviceName + "/Prompt"}, MaxRequest: 1 << 20, MaxHeaders: 16 << 10, MaxCalls: 10, Workers: 2, Idle: time.Minute, Ping: time.Minute, Pong: time.Minute}
+	o := Options{Codec: protobuf{}, Prompt: []string{"/" + serviceName + "/Prompt", "/" + serviceName + "/Gather"}, MaxRequest: 1 << 20, MaxHeaders: 16 << 10, MaxCalls: 10, Workers: 2, Idle: time.Minute, Ping: time.Minute, Pong: time.Minute}
 	srv := New(o)
 	srv.RegisterService(&trialDesc, &trial{ended: make(chan error, 1<<20)})
 	f.Fuzz(func(t *testing.T, data []byte) {

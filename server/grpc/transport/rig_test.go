@@ -38,6 +38,7 @@ func (protobuf) Unmarshal(data []byte, m any) error { return proto.Unmarshal(dat
 //	Wait     one that waits for the end of its context
 //	Later    as Echo, but the answer is kept, if there is where, and is to be given by the test
 //	Prompt   as Echo, where requests are read
+//	Gather   puts off what is asked, and answers as many bytes as there were such calls at once
 //	Repeat   one request, answered by as many messages of 100,000 bytes as it has bytes
 //	Chat     answers each message
 type trial struct {
@@ -47,6 +48,7 @@ type trial struct {
 	freed   <-chan struct{} // if it is set, Wait waits for this instead
 	kept    chan func()     // answers of Later
 	built   atomic.Int64    // answers of Later that were wanted
+	flushed atomic.Int64    // calls of Gather
 }
 
 const serviceName = "trial.Trial"
@@ -100,6 +102,16 @@ var trialDesc = grpc.ServiceDesc{
 			}
 			return nil, ErrLater
 		}),
+		unary("Gather", func(s *trial, ctx context.Context, _ *wrapperspb.BytesValue) (any, error) {
+			slot := PutOff(ctx)
+			g, _ := (*slot).(*gathered)
+			if g == nil {
+				g = &gathered{s: s}
+				*slot = g
+			}
+			g.answers = append(g.answers, Later(ctx))
+			return nil, ErrLater
+		}),
 		unary("Prompt", func(_ *trial, _ context.Context, in *wrapperspb.BytesValue) (any, error) { return in, nil }),
 	},
 	Streams: []grpc.StreamDesc{
@@ -137,6 +149,19 @@ var trialDesc = grpc.ServiceDesc{
 	},
 }
 
+// gathered is calls of Gather that came together.
+type gathered struct {
+	s       *trial
+	answers []func(build func() any)
+}
+
+func (g *gathered) Flush() {
+	g.s.flushed.Add(int64(len(g.answers)))
+	for _, answer := range g.answers {
+		answer(func() any { return wrapperspb.Bytes(make([]byte, len(g.answers))) })
+	}
+}
+
 // rig is a server of trial on a port of its own.
 type rig struct {
 	*testing.T
@@ -149,7 +174,7 @@ func newRig(t *testing.T, change ...func(*Options)) *rig {
 	t.Helper()
 	o := Options{
 		Codec: protobuf{}, Credentials: insecure.NewCredentials(), HandshakeTimeout: 5 * time.Second, MaxRequest: 4 << 20, MaxHeaders: 16 << 10,
-		MaxCalls: 100, Workers: 2, Prompt: []string{"/" + serviceName + "/Prompt"}, Idle: time.Minute, Ping: time.Minute, Pong: 20 * time.Second, LeastPing: time.Second,
+		MaxCalls: 100, Workers: 2, Prompt: []string{"/" + serviceName + "/Prompt", "/" + serviceName + "/Gather"}, Idle: time.Minute, Ping: time.Minute, Pong: 20 * time.Second, LeastPing: time.Second,
 	}
 	for _, f := range change {
 		f(&o)
