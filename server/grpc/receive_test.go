@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -102,6 +103,52 @@ func TestReceiveAndAck(t *testing.T) {
 	}
 	c.Advance(time.Minute)
 	s.nothing(c, receiveRequest("T", "g", 10*time.Second))
+}
+
+// TestAcksThatComeTogether: calls of one connection are answered each for itself, whatever they are acknowledged with.
+func TestAcksThatComeTogether(t *testing.T) {
+	r, c := fakeRig(t)
+	s := r.stub("c1")
+	handles := map[string][]string{}
+	for _, topic := range []string{"T", "U"} {
+		for i := range 30 {
+			s.send(topic, fmt.Sprint(i))
+		}
+		got, err := s.receive(s.ctx(10*time.Second), receiveRequest(topic, "g", 30*time.Second))
+		if err != nil || len(got.messages) != 30 {
+			t.Fatalf("%v, %v, %v", got.status, got.messages, err)
+		}
+		for _, m := range got.messages {
+			handles[topic] = append(handles[topic], handle(m))
+		}
+	}
+	acked := func(want pb.Code, topic, group string, handles ...string) {
+		resp := s.ack(topic, group, handles...)
+		if resp.GetStatus().GetCode() != want || want != pb.Code_ILLEGAL_TOPIC && len(resp.GetEntries()) != len(handles) {
+			t.Errorf("ack on %s for %s: %v, want %v", topic, group, resp, want)
+		}
+		for i, e := range resp.GetEntries() {
+			if e.GetReceiptHandle() != handles[i] || e.GetMessageId() != fmt.Sprint("m", i) {
+				t.Errorf("entry %d is of another message: %v", i, e)
+			}
+		}
+	}
+	var all sync.WaitGroup
+	for i := range 30 {
+		all.Go(func() { acked(pb.Code_OK, "T", "g", handles["T"][i]) })
+		all.Go(func() { acked(pb.Code_INVALID_RECEIPT_HANDLE, "T", "g", handles["U"][i]) })
+		all.Go(func() { acked(pb.Code_CONSUMER_GROUP_NOT_FOUND, "T", "nobody", handles["T"][i]) })
+		if i%3 == 0 {
+			all.Go(func() {
+				acked(pb.Code_MULTIPLE_RESULTS, "U", "g", handles["U"][i], "no handle", handles["U"][i+1], handles["U"][i+2])
+			})
+		}
+	}
+	all.Wait()
+	acked(pb.Code_INVALID_RECEIPT_HANDLE, "T", "g", handles["T"]...)
+	c.Advance(time.Minute)
+	s.nothing(c, receiveRequest("T", "g", 10*time.Second))
+	s.nothing(c, receiveRequest("U", "g", 10*time.Second))
 }
 
 // TestRedelivery: what is not settled comes again after its invisible time, and says how often.

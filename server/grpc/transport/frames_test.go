@@ -461,7 +461,7 @@ func TestPutOffBeforeTheEnd(t *testing.T) {
 	r := newRig(t)
 	c := r.raw()
 	c.together("Gather", []byte{0, 0, 0, 0, 0, 0, 0, 0, 0}, 1, 3) // data for no call
-	for c.next() != "closed" { // the answers may come in time, or not
+	for c.next() != "closed" {                                    // the answers may come in time, or not
 	}
 	eventually(t, "calls are flushed", func() bool { return r.flushed.Load() == 2 })
 }
