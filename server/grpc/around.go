@@ -50,7 +50,7 @@ func (d *Door) timed(method string, err *error, began time.Time) {
 	d.latency.Observe(c, time.Since(began))
 }
 
-// later is transport.Later for a handler of an rpc that cannot fail any more.
+// later is transport.Later for a handler of an rpc that cannot fail any more, but for a panic in build.
 func (d *Door) later(ctx context.Context, rpc string) func(build func() any) {
 	began := time.Now()
 	answer := transport.Later(ctx)
@@ -58,6 +58,13 @@ func (d *Door) later(ctx context.Context, rpc string) func(build func() any) {
 		if d.latency != nil {
 			d.latency.Observe(rpctime.Call{Protocol: "grpc", Request: rpc, Response: "success"}, time.Since(began))
 		}
-		answer(build)
+		answer(d.guardLater(rpc, build))
+	}
+}
+
+func (d *Door) guardLater(rpc string, build func() any) func() (any, error) {
+	return func() (resp any, err error) {
+		defer d.recovered(rpc, &err)
+		return build(), nil
 	}
 }

@@ -28,6 +28,12 @@ func TestAPanicCostsItsCall(t *testing.T) {
 	if status.Code(err) != grpccodes.Internal {
 		t.Errorf("stream: %v", err)
 	}
+	if _, err = d.guardLater("Later", func() any { panic("broken") })(); status.Code(err) != grpccodes.Internal {
+		t.Errorf("an answer that comes later: %v", err)
+	}
+	if resp, err := d.guardLater("Later", func() any { return 1 })(); resp != 1 || err != nil {
+		t.Errorf("an answer that comes later, without one: %v, %v", resp, err)
+	}
 	resp, err := d.guardUnary(context.Background(), 1, &grpc.UnaryServerInfo{FullMethod: "/s/unary"}, func(_ context.Context, req any) (any, error) { return req, nil })
 	if resp != 1 || err != nil {
 		t.Errorf("without one: %v, %v", resp, err)

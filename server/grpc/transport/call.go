@@ -139,7 +139,7 @@ func (k *call) run() {
 		var answer any
 		answer, err = m.unary.Handler(m.srv, k, k.request, opts.Unary)
 		if m.prompt && err == nil { // the reader must not wait for room
-			k.answer(func() any { return answer })
+			k.answer(func() (any, error) { return answer, nil })
 			err = ErrLater
 		}
 		if err == nil {
@@ -167,8 +167,8 @@ var ErrLater = errors.New("the answer comes later")
 
 // Later lets the handler of a unary call, whose context ctx is, return ErrLater before its answer is there. What it gives is to be
 // called once with the maker of that answer, from anywhere; it does not wait. The answer is made and encoded by the writer of the
-// connection, and not at all when the client has gone meanwhile.
-func Later(ctx context.Context) func(build func() any) {
+// connection, and not at all when the client has gone meanwhile. No interceptor is around it: a panic in build is the process's.
+func Later(ctx context.Context) func(build func() (any, error)) {
 	return ctx.Value(callKey{}).(*call).answer
 }
 
@@ -183,10 +183,10 @@ func PutOff(ctx context.Context) *Flusher { return &ctx.Value(callKey{}).(*call)
 // later is an answer that the writer makes.
 type later struct {
 	call  *call
-	build func() any
+	build func() (any, error)
 }
 
-func (k *call) answer(build func() any) {
+func (k *call) answer(build func() (any, error)) {
 	c := k.conn
 	c.mu.Lock()
 	if !k.over {

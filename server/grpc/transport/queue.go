@@ -136,7 +136,11 @@ func (c *conn) write() {
 
 // answer makes an answer and queues it. For one that finds no room a goroutine waits.
 func (c *conn) answer(a later) {
-	b, err := a.call.encode(a.build())
+	m, err := a.build()
+	var b []byte
+	if err == nil {
+		b, err = a.call.encode(m)
+	}
 	if err != nil {
 		c.finish(a.call, statusOf(err))
 		return

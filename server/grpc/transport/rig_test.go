@@ -48,6 +48,7 @@ type trial struct {
 	freed   <-chan struct{} // if it is set, Wait waits for this instead
 	kept    chan func()     // answers of Later
 	built   atomic.Int64    // answers of Later that were wanted
+	broken  int64           // which of them fails
 	flushed atomic.Int64    // calls of Gather
 }
 
@@ -90,9 +91,11 @@ var trialDesc = grpc.ServiceDesc{
 		unary("Later", func(s *trial, ctx context.Context, in *wrapperspb.BytesValue) (any, error) {
 			give := Later(ctx)
 			answer := func() {
-				give(func() any {
-					s.built.Add(1)
-					return in
+				give(func() (any, error) {
+					if n := s.built.Add(1); s.broken == n {
+						return nil, status.Error(codes.DataLoss, "broken")
+					}
+					return in, nil
 				})
 			}
 			if s.kept == nil {
@@ -152,13 +155,13 @@ var trialDesc = grpc.ServiceDesc{
 // gathered is calls of Gather that came together.
 type gathered struct {
 	s       *trial
-	answers []func(build func() any)
+	answers []func(build func() (any, error))
 }
 
 func (g *gathered) Flush() {
 	g.s.flushed.Add(int64(len(g.answers)))
 	for _, answer := range g.answers {
-		answer(func() any { return wrapperspb.Bytes(make([]byte, len(g.answers))) })
+		answer(func() (any, error) { return wrapperspb.Bytes(make([]byte, len(g.answers))), nil })
 	}
 }
 

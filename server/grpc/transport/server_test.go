@@ -294,6 +294,22 @@ func TestStopCutsCallsOff(t *testing.T) {
 	}
 }
 
+// The error of an answer that cannot be made is its call's, not the connection's.
+func TestAnAnswerThatComesLaterFails(t *testing.T) {
+	r := newRig(t)
+	r.broken = 2
+	cc := r.client()
+	for i := 1; i <= 3; i++ {
+		want := codes.OK
+		if i == 2 {
+			want = codes.DataLoss
+		}
+		if _, err := invoke(r.ctx(), cc, "Later", 10); status.Code(err) != want {
+			t.Errorf("call %d: %v, want %v", i, err, want)
+		}
+	}
+}
+
 // Answers may come in any order, from anywhere.
 func TestAnswersThatComeLater(t *testing.T) {
 	const calls = 50
