@@ -116,12 +116,19 @@ func groupOf(r *pb.Resource) (string, error) {
 	return name, nil
 }
 
-// topic looks a topic up, and makes it when topics are made on demand.
+// topic looks a topic up, and makes it, for which it waits, when it mustMake it.
 func (d *Door) topic(ctx context.Context, name string) (*catalog.Topic, error) {
-	t, err := d.broker.Topic(name)
-	if err == nil || !d.opts.AutoCreateTopics ||
-		strings.HasPrefix(name, catalog.RetryPrefix) || strings.HasPrefix(name, catalog.DLQPrefix) {
-		return t, err
+	if d.mustMake(name) {
+		return d.broker.EnsureTopic(ctx, name, 0)
 	}
-	return d.broker.EnsureTopic(ctx, name, 0)
+	return d.broker.Topic(name)
+}
+
+// mustMake says that a topic is not there, and to be made when somebody asks for it.
+func (d *Door) mustMake(name string) bool {
+	if !d.opts.AutoCreateTopics || strings.HasPrefix(name, catalog.RetryPrefix) || strings.HasPrefix(name, catalog.DLQPrefix) {
+		return false
+	}
+	_, err := d.broker.Topic(name)
+	return err != nil
 }

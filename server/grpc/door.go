@@ -128,7 +128,7 @@ func New(b *broker.Broker, opts Options) *Door {
 		MaxHeaders:       64 << 10,
 		MaxCalls:         maxStreams,
 		Workers:          streamWorkers,
-		Prompt:           []string{pb.MessagingService_AckMessage_FullMethodName},
+		Prompt:           []string{pb.MessagingService_SendMessage_FullMethodName, pb.MessagingService_AckMessage_FullMethodName},
 		Idle:             120 * time.Second,
 		Ping:             60 * time.Second,
 		Pong:             20 * time.Second,

@@ -21,19 +21,39 @@ import (
 // SendMessage stores one or more messages of one topic, all or none. They go to one queue, which the broker chooses. A message
 // that is delayed or a transaction comes alone, gets its queue offset later and is answered with what names it until then.
 func (d *Door) SendMessage(ctx context.Context, req *pb.SendMessageRequest) (*pb.SendMessageResponse, error) {
+	answer := d.later(ctx, rpcSend)
+	sent := func(results []broker.SendResult, err error) {
+		answer(func() any { return d.sent(req, results, err) })
+	}
+	if len(req.GetMessages()) == 0 || !d.mustMake(nameOf(req.Messages[0].GetTopic())) {
+		d.send(ctx, req, sent)
+		return nil, transport.ErrLater
+	}
+	transport.Aside(ctx, func() {
+		var failed error
+		defer func() {
+			if failed != nil {
+				sent(nil, failed)
+			}
+		}()
+		defer d.recovered(rpcSend, &failed)
+		d.send(ctx, req, sent)
+	})
+	return nil, transport.ErrLater
+}
+
+// send waits only while it makes the topic.
+func (d *Door) send(ctx context.Context, req *pb.SendMessageRequest, sent func([]broker.SendResult, error)) {
 	id, err := clientOf(ctx)
 	var out *broker.SendRequest
 	if err == nil {
 		out, err = d.toStore(ctx, id, req)
 	}
 	if err != nil {
-		return &pb.SendMessageResponse{Status: d.statusOf(rpcSend, err)}, nil
+		sent(nil, err)
+		return
 	}
-	answer := d.later(ctx, rpcSend)
-	d.broker.SendAsync(out, func(results []broker.SendResult, err error) {
-		answer(func() any { return d.sent(req, results, err) })
-	})
-	return nil, transport.ErrLater
+	d.broker.SendAsync(out, sent)
 }
 
 func (d *Door) sent(req *pb.SendMessageRequest, results []broker.SendResult, err error) *pb.SendMessageResponse {

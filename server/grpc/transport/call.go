@@ -172,6 +172,12 @@ func Later(ctx context.Context) func(build func() (any, error)) {
 	return ctx.Value(callKey{}).(*call).answer
 }
 
+// Aside lets the handler of a Prompt method, whose context ctx is, leave what has to wait to a goroutine of its own, and return
+// ErrLater. A panic in do is the process's.
+func Aside(ctx context.Context, do func()) {
+	ctx.Value(callKey{}).(*call).conn.handlers.Go(do) // serve waits for it after the reader
+}
+
 // Flusher is what handlers of Prompt methods have put off.
 type Flusher interface{ Flush() }
 

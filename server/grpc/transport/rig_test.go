@@ -38,6 +38,7 @@ func (protobuf) Unmarshal(data []byte, m any) error { return proto.Unmarshal(dat
 //	Wait     one that waits for the end of its context
 //	Later    as Echo, but the answer is kept, if there is where, and is to be given by the test
 //	Prompt   as Echo, where requests are read
+//	Aside    as Echo, when the test has let it go on; it begins where requests are read
 //	Gather   puts off what is asked, and answers as many bytes as there were such calls at once
 //	Repeat   one request, answered by as many messages of 100,000 bytes as it has bytes
 //	Chat     answers each message
@@ -115,6 +116,16 @@ var trialDesc = grpc.ServiceDesc{
 			g.answers = append(g.answers, Later(ctx))
 			return nil, ErrLater
 		}),
+		unary("Aside", func(s *trial, ctx context.Context, in *wrapperspb.BytesValue) (any, error) {
+			give := Later(ctx)
+			Aside(ctx, func() {
+				s.waiting.Add(1)
+				defer s.waiting.Add(-1)
+				<-s.freed
+				give(func() (any, error) { return in, nil })
+			})
+			return nil, ErrLater
+		}),
 		unary("Prompt", func(_ *trial, _ context.Context, in *wrapperspb.BytesValue) (any, error) { return in, nil }),
 	},
 	Streams: []grpc.StreamDesc{
@@ -177,7 +188,8 @@ func newRig(t *testing.T, change ...func(*Options)) *rig {
 	t.Helper()
 	o := Options{
 		Codec: protobuf{}, Credentials: insecure.NewCredentials(), HandshakeTimeout: 5 * time.Second, MaxRequest: 4 << 20, MaxHeaders: 16 << 10,
-		MaxCalls: 100, Workers: 2, Prompt: []string{"/" + serviceName + "/Prompt", "/" + serviceName + "/Gather"}, Idle: time.Minute, Ping: time.Minute, Pong: 20 * time.Second, LeastPing: time.Second,
+		MaxCalls: 100, Workers: 2, Prompt: []string{"/" + serviceName + "/Prompt", "/" + serviceName + "/Gather", "/" + serviceName + "/Aside"},
+		Idle: time.Minute, Ping: time.Minute, Pong: 20 * time.Second, LeastPing: time.Second,
 	}
 	for _, f := range change {
 		f(&o)

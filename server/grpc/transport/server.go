@@ -10,7 +10,8 @@
 //     one of its own while all of those are busy.
 //   - A call that has one request begins when all of that is there: until then it costs its bytes and no goroutine.
 //   - A handler that would only wait may return before, and leave its answer to whoever has it (Later): then a call costs no goroutine.
-//   - What handlers do where requests are read they may put off, to do it for all requests that are there at once (PutOff).
+//   - What handlers do where requests are read they may put off, to do it for all requests that are there at once (PutOff), or leave
+//     to a goroutine when it has to wait (Aside).
 //   - What is to be written is appended to the connection's queue under its mutex, by whoever has it, and the writer takes all there
 //     is at once. The queue is bounded: handlers wait, and the reader stops reading.
 package transport

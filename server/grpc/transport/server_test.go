@@ -395,6 +395,38 @@ func TestGracefulStopBeforeAnAnswer(t *testing.T) {
 	<-stopped
 }
 
+// What waits aside keeps no other call waiting, and is there to its end.
+func TestAside(t *testing.T) {
+	freed := make(chan struct{})
+	r := newRig(t)
+	r.freed = freed
+	cc := r.client()
+	done := make(chan error, 1)
+	go func() {
+		_, err := invoke(r.ctx(), cc, "Aside", 10)
+		done <- err
+	}()
+	eventually(t, "the call waits", func() bool { return r.waiting.Load() == 1 })
+	if n, err := invoke(r.ctx(), cc, "Prompt", 100); err != nil || n != 100 {
+		t.Errorf("another call: %d bytes, %v", n, err)
+	}
+	stopped := make(chan struct{})
+	go func() {
+		r.srv.Stop()
+		close(stopped)
+	}()
+	if err := <-done; status.Code(err) != codes.Unavailable {
+		t.Errorf("the call: %v", err)
+	}
+	select {
+	case <-stopped:
+		t.Error("stopped before what waits has ended")
+	default:
+	}
+	close(freed)
+	<-stopped
+}
+
 // Stop does not wait for them.
 func TestStopBeforeAnAnswer(t *testing.T) {
 	r := newRig(t)
