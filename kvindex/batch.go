@@ -25,6 +25,7 @@ type Batch struct {
 	// before is what the batch before this one did, when it was committed. Log batches that follow each other mostly change the
 	// same counters and bounds, and a look at the engine costs more than all else that is done about one of them.
 	before layer
+	recent recent
 }
 
 // layer is what a batch did to rows.
@@ -85,6 +86,11 @@ func (b *Batch) Get(key []byte) (val []byte, ok bool, err error) {
 	if val, ok, changed := b.before.changed(key); changed {
 		return val, ok, nil
 	}
+	if isRecent(key) {
+		if val, ok := b.recent.find(hashOf(key), key); ok {
+			return val, true, nil
+		}
+	}
 	b.val, ok, err = b.e.Get(key, b.val)
 	if err != nil || !ok {
 		return nil, false, err
@@ -130,8 +136,11 @@ func (b *Batch) DeleteRange(lower, upper []byte) {
 // Put is Set for a row that no record of the same log batch reads: it is left out of the batch's overlay, and a Get in the
 // same batch does not see it.
 func (b *Batch) Put(key, value []byte) {
-	if r := b.overlay.find(key); r != nil {
-		// The row was changed in this batch, and the overlay is written last: keep the order.
+	if r := b.overlay.find(key); r != nil || isRecent(key) {
+		// The row was changed in this batch, and the overlay is written last: keep the order. Or recent must know of it.
+		if r == nil {
+			r = b.overlay.row(key)
+		}
 		b.seq++
 		b.overlay.set(r, value, b.seq)
 		return
@@ -172,6 +181,7 @@ func (b *Batch) Commit() error {
 		return fmt.Errorf("applying log batch %d: %w", b.applied.Index, err)
 	}
 	b.committed = true
+	b.recent.take(&b.layer)
 	return nil
 }
 

@@ -134,7 +134,16 @@ func (w *failingWriter) Commit() error {
 }
 
 // TestBatchAgainstModel compares a Batch, call by call, with a map that changes at once.
-func TestBatchAgainstModel(t *testing.T) {
+func TestBatchAgainstModel(t *testing.T) { batchAgainstModel(t) }
+
+// TestBatchOfCheckpointsAgainstModel is about rows that recent remembers.
+func TestBatchOfCheckpointsAgainstModel(t *testing.T) {
+	defer func(space Space) { userSpace = space }(userSpace)
+	userSpace = SpaceCheckpoint
+	batchAgainstModel(t)
+}
+
+func batchAgainstModel(t *testing.T) {
 	for _, kind := range engineKinds {
 		t.Run(kind, func(t *testing.T) {
 			rapid.Check(t, func(rt *rapid.T) {
@@ -142,7 +151,7 @@ func TestBatchAgainstModel(t *testing.T) {
 				defer func() { must(rt, e.Close()) }() // rapid may give up in the middle of a run
 				m := batchModel{rows: model{}, sets: map[string]int{}}
 				b := NewBatch(e)
-				for n := range rapid.IntRange(1, 6).Draw(rt, "batches") {
+				for n := range rapid.IntRange(1, 8).Draw(rt, "batches") {
 					b.Begin(record.Position(n+1), uint64(n+1), int64(n))
 					m.blind = map[string]bool{}
 					m.setHere = map[string]bool{}
@@ -200,7 +209,7 @@ func (m *batchModel) call(t *rapid.T, b *Batch) {
 			m.remove(k)
 		}
 	case op < 11:
-		seen := b.overlay.find(userKey(k)) != nil
+		seen := b.overlay.find(userKey(k)) != nil || isRecent(userKey(k))
 		b.Put(userKey(k), []byte("put"))
 		m.rows[k] = "put"
 		m.sets[k]++
@@ -219,6 +228,43 @@ func (m *batchModel) call(t *rapid.T, b *Batch) {
 func (m *batchModel) remove(k string) {
 	delete(m.rows, k)
 	m.sets[k], m.setHere[k], m.blind[k] = 0, false, false
+}
+
+// TestRecentForgetsButDoesNotErr: with more rows than there are places some are forgotten, and none is another.
+func TestRecentForgetsButDoesNotErr(t *testing.T) {
+	var r recent
+	want := map[string]string{}
+	key := func(i int) []byte { return fmt.Appendf([]byte{byte(SpaceCheckpoint)}, "%05d", i) }
+	for i := range 3 * recentRows {
+		k, v := key(i), fmt.Append(nil, i)
+		r.set(hashOf(k), k, v)
+		if want[string(k)] = string(v); i%3 == 0 {
+			k := key(i / 2)
+			r.remove(hashOf(k), k)
+			delete(want, string(k))
+		}
+	}
+	r.removeRange(key(20000), key(21000))
+	r.removeRange([]byte{byte(SpaceCheckpoint) - 1}, key(1000))
+	r.removeRange(key(24000), []byte{byte(SpaceCheckpoint) + 1})
+	r.removeRange([]byte{byte(SpaceCheckpoint) + 1}, []byte{byte(SpaceCheckpoint) + 2})
+	long := make([]byte, keptRecent)
+	r.set(hashOf(key(22000)), key(22000), long)
+	found := 0
+	for i := range 3 * recentRows {
+		k := key(i)
+		v, ok := r.find(hashOf(k), k)
+		if !ok {
+			continue
+		}
+		found++
+		if string(v) != want[string(k)] || i < 1000 || i >= 20000 && i < 21000 || i == 22000 || i >= 24000 {
+			t.Errorf("row %d is %q", i, v)
+		}
+	}
+	if found < recentRows/4 {
+		t.Errorf("only %d rows are found", found)
+	}
 }
 
 // TestRangeSetAgainstList compares the set with a plain list of all ranges, newest last.

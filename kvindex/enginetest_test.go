@@ -66,7 +66,10 @@ func must(t fataler, err error) {
 }
 
 // userKey puts test keys behind the rows that the engine itself keeps.
-func userKey(k string) []byte { return append([]byte{byte(SpaceKVConfig)}, k...) }
+// userSpace is where the tests' rows are.
+var userSpace = SpaceKVConfig
+
+func userKey(k string) []byte { return append([]byte{byte(userSpace)}, k...) }
 
 func commit(t fataler, e Engine, f func(w Writer)) {
 	t.Helper()

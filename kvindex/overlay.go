@@ -49,6 +49,8 @@ const (
 
 var seed = maphash.MakeSeed() // of this process only: no order ever follows from it
 
+func hashOf(key []byte) uint64 { return maphash.Bytes(seed, key) }
+
 func (o *overlay) reset() {
 	if len(o.slots) > keptSlots {
 		o.slots, o.rows, o.sorted = nil, nil, nil
@@ -72,7 +74,7 @@ func (o *overlay) find(key []byte) *overlayRow {
 	if len(o.rows) == 0 {
 		return nil
 	}
-	s := o.slotOf(maphash.Bytes(seed, key), key)
+	s := o.slotOf(hashOf(key), key)
 	if s.round != o.round {
 		return nil
 	}
@@ -84,7 +86,7 @@ func (o *overlay) row(key []byte) *overlayRow {
 	if 2*len(o.rows) >= len(o.slots) {
 		o.grow()
 	}
-	hash := maphash.Bytes(seed, key)
+	hash := hashOf(key)
 	s := o.slotOf(hash, key)
 	if s.round == o.round {
 		return &o.rows[s.row]
