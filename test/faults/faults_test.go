@@ -160,6 +160,9 @@ func TestBrokenReads(t *testing.T) {
 		}
 		counted(t, p, faults.CutAnswer, 1)
 		counted(t, p, faults.WrongBytes, 1)
+		if n, other := p.plan.WrongAnswers("o"), p.plan.WrongAnswers("other"); n != 1 || other != 0 {
+			t.Errorf("%d wrong answers, and %d of another object", n, other)
+		}
 		if got, err := get(t.Context(), p.store, "o"); got != content || err != nil {
 			t.Errorf("afterwards: %q, %v", got, err)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 )
@@ -72,6 +73,7 @@ type Plan struct {
 		rates  [kinds]float64
 		next   [kinds]int
 		counts map[Kind]int
+		wrong  map[string]int // answers with wrong bytes, by the path that was asked for
 		out    bool
 	}
 }
@@ -80,7 +82,7 @@ type Plan struct {
 func NewPlan(seed uint64) *Plan {
 	p := &Plan{}
 	p.mu.random = rand.New(rand.NewPCG(seed, 0))
-	p.mu.counts = map[Kind]int{}
+	p.mu.counts, p.mu.wrong = map[Kind]int{}, map[string]int{}
 	return p
 }
 
@@ -119,6 +121,18 @@ func (p *Plan) Counts() map[Kind]int {
 	return maps.Clone(p.mu.counts)
 }
 
+// WrongAnswers returns how often who read the object was given wrong bytes.
+func (p *Plan) WrongAnswers(object string) (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for path, times := range p.mu.wrong {
+		if strings.HasSuffix(path, "/"+object) {
+			n += times
+		}
+	}
+	return n
+}
+
 func (p *Plan) String() string { return fmt.Sprint(p.Counts()) }
 
 // choose says what befalls the call, if anything. Who makes it happen counts it.
@@ -141,6 +155,13 @@ func (p *Plan) choose(c call) (Kind, bool) {
 		}
 	}
 	return 0, false
+}
+
+func (p *Plan) countWrong(path string) {
+	p.count(WrongBytes)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mu.wrong[path]++
 }
 
 func (p *Plan) count(k Kind) {

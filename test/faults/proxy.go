@@ -213,7 +213,7 @@ func (p *Proxy) damage(w http.ResponseWriter, r *http.Request, c call) {
 	}
 	body := a.body
 	if a.status < http.StatusMultipleChoices && len(body) > 0 {
-		p.plan.count(WrongBytes)
+		p.plan.countWrong(r.URL.Path)
 		body = bytes.Clone(body)
 		body[p.plan.below(len(body))] ^= 0x20
 	}

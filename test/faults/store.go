@@ -69,10 +69,11 @@ func (s *Store) ReadAt(ctx context.Context, name string, p []byte, off int64) (i
 	if !wrong || n == 0 {
 		return n, err
 	}
-	s.plan.count(kind)
 	if kind == CutAnswer {
+		s.plan.count(kind)
 		return n / 2, fmt.Errorf("%w: %w", injected(kind), io.ErrUnexpectedEOF)
 	}
+	s.plan.countWrong("/" + name)
 	p[s.plan.below(n)] ^= 0x20
 	return n, err
 }
