@@ -134,32 +134,40 @@ func (k *call) notify() {
 func (k *call) run() {
 	c, m := k.conn, k.method
 	opts := &c.srv.opts
+	var answer any
 	var err error
-	if m.unary != nil {
-		var answer any
+	switch {
+	case m.unary != nil:
 		answer, err = m.unary.Handler(m.srv, k, k.request, opts.Unary)
-		if m.prompt && err == nil { // the reader must not wait for room
+	case opts.Stream != nil:
+		err = opts.Stream(m.srv, k, m.sinfo, m.stream.Handler)
+	default:
+		err = m.stream.Handler(m.srv, k)
+	}
+	k.returned() // before the client hears of the end, since it may begin another call then
+	if m.unary != nil && err == nil {
+		if m.prompt { // the reader must not wait for room
 			k.answer(func() (any, error) { return answer, nil })
 			err = ErrLater
-		}
-		if err == nil {
+		} else {
 			err = k.sendMessage(answer, true)
 		}
-	} else if opts.Stream != nil {
-		err = opts.Stream(m.srv, k, m.sinfo, m.stream.Handler)
-	} else {
-		err = m.stream.Handler(m.srv, k)
 	}
 	if err != ErrLater {
 		c.finish(k, statusOf(err))
 	}
+	c.handlers.Done()
+}
+
+// returned is for when the handler has.
+func (k *call) returned() {
+	c := k.conn
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	k.running = false
 	if k.over {
 		c.fewerLocked()
 	}
-	c.mu.Unlock()
-	c.handlers.Done()
 }
 
 // ErrLater is what a handler returns that has asked for Later.
