@@ -17,12 +17,9 @@ func (d *Door) AckMessage(ctx context.Context, req *pb.AckMessageRequest) (*pb.A
 		return &pb.AckMessageResponse{Status: d.statusOf(rpcAck, err)}, nil
 	}
 	slot := transport.PutOff(ctx)
-	g, _ := (*slot).(*acks)
-	if g != nil && !g.fits(&a) {
-		g.Flush()
-		g = nil
-	}
-	if g == nil {
+	g, is := (*slot).(*acks)
+	if !is || !g.fits(&a) {
+		flush(slot)
 		g = &acks{d: d, client: a.client, group: a.group, topic: a.topic}
 		*slot = g
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"testing"
 
+	pb "github.com/apache/rocketmq-clients/golang/v5/protocol/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	grpccodes "google.golang.org/grpc/codes"
@@ -33,6 +34,12 @@ func TestAPanicCostsItsCall(t *testing.T) {
 	}
 	if resp, err := d.guardLater("Later", func() any { return 1 })(); resp != 1 || err != nil {
 		t.Errorf("an answer that comes later, without one: %v, %v", resp, err)
+	}
+	var answer any
+	s := &sending{d: d, req: &pb.SendMessageRequest{}, answer: func(build func() any) { answer = build() }}
+	s.guarded(func() { panic("broken") })
+	if sent, is := answer.(*pb.SendMessageResponse); !is || sent.GetStatus().GetCode() != pb.Code_INTERNAL_SERVER_ERROR {
+		t.Errorf("a send that was put off: %v", answer)
 	}
 	resp, err := d.guardUnary(context.Background(), 1, &grpc.UnaryServerInfo{FullMethod: "/s/unary"}, func(_ context.Context, req any) (any, error) { return req, nil })
 	if resp != 1 || err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -674,5 +675,48 @@ func TestUnknownMethod(t *testing.T) {
 	err := s.conn.Invoke(s.ctx(5*time.Second), "/apache.rocketmq.v2.MessagingService/Nonsense", &pb.HeartbeatRequest{}, &pb.HeartbeatResponse{}, grpc.WaitForReady(true))
 	if status.Code(err) != grpccodes.Unimplemented {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestSendsThatComeTogether: calls of one connection are answered each for itself, whatever they are stored with.
+func TestSendsThatComeTogether(t *testing.T) {
+	r := newRig(t)
+	r.topic("T", "NORMAL")
+	r.topic("D", "DELAY")
+	s := r.stub("p")
+	message := func(topic, id string) *pb.SendMessageRequest {
+		return &pb.SendMessageRequest{Messages: []*pb.Message{{Topic: resource(topic), Body: []byte(id),
+			SystemProperties: &pb.SystemProperties{MessageId: id, MessageType: pb.MessageType_NORMAL}}}}
+	}
+	const each = 3 * maxSends
+	var all sync.WaitGroup
+	for i := range each {
+		for topic, want := range map[string]pb.Code{"T": pb.Code_OK, "D": pb.Code_MESSAGE_PROPERTY_CONFLICT_WITH_TYPE, "a b": pb.Code_ILLEGAL_TOPIC, "made": pb.Code_OK} {
+			all.Go(func() {
+				id := fmt.Sprint(topic, "-", i)
+				resp, err := s.SendMessage(s.ctx(20*time.Second), message(topic, id))
+				if err != nil || resp.GetStatus().GetCode() != want {
+					t.Errorf("%s: %v, %v, want %v", id, resp, err, want)
+				} else if want == pb.Code_OK && (len(resp.GetEntries()) != 1 || resp.Entries[0].GetMessageId() != id) {
+					t.Errorf("%s: %v", id, resp)
+				}
+			})
+		}
+	}
+	all.Wait()
+	for _, topic := range []string{"T", "made"} {
+		there := map[string]bool{}
+		for len(there) < each {
+			got, err := s.receive(s.ctx(10*time.Second), receiveRequest(topic, "g", time.Minute))
+			if err != nil || len(got.messages) == 0 {
+				t.Fatalf("%s: %d messages, then %v, %v", topic, len(there), got.status, err)
+			}
+			for _, m := range got.messages {
+				if id := m.GetSystemProperties().GetMessageId(); id != string(m.GetBody()) || there[id] {
+					t.Errorf("%s: message %s has the body %s, or is there twice", topic, id, m.GetBody())
+				}
+				there[m.GetSystemProperties().GetMessageId()] = true
+			}
+		}
 	}
 }

@@ -21,39 +21,88 @@ import (
 // SendMessage stores one or more messages of one topic, all or none. They go to one queue, which the broker chooses. A message
 // that is delayed or a transaction comes alone, gets its queue offset later and is answered with what names it until then.
 func (d *Door) SendMessage(ctx context.Context, req *pb.SendMessageRequest) (*pb.SendMessageResponse, error) {
-	answer := d.later(ctx, rpcSend)
-	sent := func(results []broker.SendResult, err error) {
-		answer(func() any { return d.sent(req, results, err) })
-	}
-	if len(req.GetMessages()) == 0 || !d.mustMake(nameOf(req.Messages[0].GetTopic())) {
-		d.send(ctx, req, sent)
+	s := &sending{d: d, req: req, answer: d.later(ctx, rpcSend)}
+	if len(req.GetMessages()) > 0 && d.mustMake(nameOf(req.Messages[0].GetTopic())) { // for which it waits
+		transport.Aside(ctx, func() {
+			s.guarded(func() {
+				if s.check(ctx) {
+					d.broker.SendAsync(s.out, s.sent)
+				}
+			})
+		})
 		return nil, transport.ErrLater
 	}
-	transport.Aside(ctx, func() {
-		var failed error
-		defer func() {
-			if failed != nil {
-				sent(nil, failed)
-			}
-		}()
-		defer d.recovered(rpcSend, &failed)
-		d.send(ctx, req, sent)
-	})
+	if !s.check(ctx) {
+		return nil, transport.ErrLater
+	}
+	slot := transport.PutOff(ctx)
+	g, is := (*slot).(*sends)
+	if !is {
+		flush(slot)
+		g = &sends{}
+		*slot = g
+	}
+	if g.parts = append(g.parts, s); len(g.parts) == maxSends {
+		flush(slot)
+	}
 	return nil, transport.ErrLater
 }
 
-// send waits only while it makes the topic.
-func (d *Door) send(ctx context.Context, req *pb.SendMessageRequest, sent func([]broker.SendResult, error)) {
+// maxSends that came together are proposed before more of them are looked at.
+const maxSends = 32
+
+// sends are those of a connection that came together. They are proposed in one go, so that the log has them in few batches.
+type sends struct{ parts []*sending }
+
+// Flush proposes them.
+func (g *sends) Flush() {
+	for _, s := range g.parts {
+		s.guarded(func() { s.d.broker.SendAsync(s.out, s.sent) })
+	}
+}
+
+// flush does what is put off, if anything is.
+func flush(slot *transport.Flusher) {
+	if f := *slot; f != nil {
+		*slot = nil
+		f.Flush()
+	}
+}
+
+// sending is one send under way.
+type sending struct {
+	d      *Door
+	req    *pb.SendMessageRequest
+	out    *broker.SendRequest
+	answer func(build func() any)
+}
+
+// check makes what is to be sent. It answers with the refusal when it is false.
+func (s *sending) check(ctx context.Context) bool {
 	id, err := clientOf(ctx)
-	var out *broker.SendRequest
 	if err == nil {
-		out, err = d.toStore(ctx, id, req)
+		s.out, err = s.d.toStore(ctx, id, s.req)
 	}
 	if err != nil {
-		sent(nil, err)
-		return
+		s.sent(nil, err)
 	}
-	d.broker.SendAsync(out, sent)
+	return err == nil
+}
+
+func (s *sending) sent(results []broker.SendResult, err error) {
+	s.answer(func() any { return s.d.sent(s.req, results, err) })
+}
+
+// guarded does what no interceptor is around.
+func (s *sending) guarded(do func()) {
+	var failed error
+	defer func() {
+		if failed != nil {
+			s.sent(nil, failed)
+		}
+	}()
+	defer s.d.recovered(rpcSend, &failed)
+	do()
 }
 
 func (d *Door) sent(req *pb.SendMessageRequest, results []broker.SendResult, err error) *pb.SendMessageResponse {
