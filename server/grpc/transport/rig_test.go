@@ -178,13 +178,13 @@ func (g *gathered) Flush() {
 
 // rig is a server of trial on a port of its own.
 type rig struct {
-	*testing.T
+	testing.TB
 	*trial
 	srv  *Server
 	addr string
 }
 
-func newRig(t *testing.T, change ...func(*Options)) *rig {
+func newRig(t testing.TB, change ...func(*Options)) *rig {
 	t.Helper()
 	o := Options{
 		Codec: protobuf{}, Credentials: insecure.NewCredentials(), HandshakeTimeout: 5 * time.Second, MaxRequest: 4 << 20, MaxHeaders: 16 << 10,
@@ -194,7 +194,7 @@ func newRig(t *testing.T, change ...func(*Options)) *rig {
 	for _, f := range change {
 		f(&o)
 	}
-	r := &rig{T: t, trial: &trial{ended: make(chan error, 1000)}, srv: New(o)}
+	r := &rig{TB: t, trial: &trial{ended: make(chan error, 1000)}, srv: New(o)}
 	r.srv.RegisterService(&trialDesc, r.trial)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
