@@ -57,7 +57,7 @@ func (l *layer) reset() {
 
 // NewBatch makes an empty batch over e. Begin reuses it for the next log batch.
 func NewBatch(e Engine) *Batch {
-	return &Batch{e: e, w: e.NewWriter()}
+	return &Batch{e: e, w: e.NewWriter(), recent: newRecent()}
 }
 
 // Begin clears the batch and sets what Timestamp, Index and the applied row will say.
@@ -86,11 +86,22 @@ func (b *Batch) Get(key []byte) (val []byte, ok bool, err error) {
 	if val, ok, changed := b.before.changed(key); changed {
 		return val, ok, nil
 	}
-	if isRecent(key) {
-		if val, ok := b.recent.find(hashOf(key), key); ok {
-			return val, true, nil
-		}
+	t := b.recent.tableOf(key)
+	if t == nil {
+		return b.read(key)
 	}
+	hash := hashOf(key)
+	if val, ok, known := t.find(hash, key); known {
+		return val, ok, nil
+	}
+	if val, ok, err = b.read(key); err == nil {
+		t.set(hash, key, val, ok)
+	}
+	return val, ok, err
+}
+
+// read gets a row from the engine.
+func (b *Batch) read(key []byte) (val []byte, ok bool, err error) {
 	b.val, ok, err = b.e.Get(key, b.val)
 	if err != nil || !ok {
 		return nil, false, err
@@ -136,7 +147,7 @@ func (b *Batch) DeleteRange(lower, upper []byte) {
 // Put is Set for a row that no record of the same log batch reads: it is left out of the batch's overlay, and a Get in the
 // same batch does not see it.
 func (b *Batch) Put(key, value []byte) {
-	if r := b.overlay.find(key); r != nil || isRecent(key) {
+	if r := b.overlay.find(key); r != nil || b.recent.tableOf(key) != nil {
 		// The row was changed in this batch, and the overlay is written last: keep the order. Or recent must know of it.
 		if r == nil {
 			r = b.overlay.row(key)

@@ -136,11 +136,12 @@ func (w *failingWriter) Commit() error {
 // TestBatchAgainstModel compares a Batch, call by call, with a map that changes at once.
 func TestBatchAgainstModel(t *testing.T) { batchAgainstModel(t) }
 
-// TestBatchOfCheckpointsAgainstModel is about rows that recent remembers.
-func TestBatchOfCheckpointsAgainstModel(t *testing.T) {
+// TestBatchOfRecentAgainstModel is about rows that recent remembers.
+func TestBatchOfRecentAgainstModel(t *testing.T) {
 	defer func(space Space) { userSpace = space }(userSpace)
-	userSpace = SpaceCheckpoint
-	batchAgainstModel(t)
+	for _, userSpace = range []Space{SpaceCheckpoint, SpaceCounter} {
+		t.Run(userSpace.String(), batchAgainstModel)
+	}
 }
 
 func batchAgainstModel(t *testing.T) {
@@ -209,7 +210,7 @@ func (m *batchModel) call(t *rapid.T, b *Batch) {
 			m.remove(k)
 		}
 	case op < 11:
-		seen := b.overlay.find(userKey(k)) != nil || isRecent(userKey(k))
+		seen := b.overlay.find(userKey(k)) != nil || b.recent.tableOf(userKey(k)) != nil
 		b.Put(userKey(k), []byte("put"))
 		m.rows[k] = "put"
 		m.sets[k]++
@@ -232,38 +233,74 @@ func (m *batchModel) remove(k string) {
 
 // TestRecentForgetsButDoesNotErr: with more rows than there are places some are forgotten, and none is another.
 func TestRecentForgetsButDoesNotErr(t *testing.T) {
-	var r recent
+	r := newRecent()
+	const n = 3 * recentCheckpoints
 	want := map[string]string{}
 	key := func(i int) []byte { return fmt.Appendf([]byte{byte(SpaceCheckpoint)}, "%05d", i) }
-	for i := range 3 * recentRows {
+	table := r.tableOf(key(0))
+	for i := range n {
 		k, v := key(i), fmt.Append(nil, i)
-		r.set(hashOf(k), k, v)
+		table.set(hashOf(k), k, v, true)
 		if want[string(k)] = string(v); i%3 == 0 {
 			k := key(i / 2)
-			r.remove(hashOf(k), k)
+			table.set(hashOf(k), k, nil, false)
 			delete(want, string(k))
 		}
 	}
-	r.removeRange(key(20000), key(21000))
-	r.removeRange([]byte{byte(SpaceCheckpoint) - 1}, key(1000))
-	r.removeRange(key(24000), []byte{byte(SpaceCheckpoint) + 1})
-	r.removeRange([]byte{byte(SpaceCheckpoint) + 1}, []byte{byte(SpaceCheckpoint) + 2})
 	long := make([]byte, keptRecent)
-	r.set(hashOf(key(22000)), key(22000), long)
+	table.set(hashOf(key(22000)), key(22000), long, true)
 	found := 0
-	for i := range 3 * recentRows {
+	for i := range n {
 		k := key(i)
-		v, ok := r.find(hashOf(k), k)
-		if !ok {
+		v, ok, known := table.find(hashOf(k), k)
+		if !known {
 			continue
 		}
 		found++
-		if string(v) != want[string(k)] || i < 1000 || i >= 20000 && i < 21000 || i == 22000 || i >= 24000 {
-			t.Errorf("row %d is %q", i, v)
+		if text, there := want[string(k)]; string(v) != text || ok != there || i == 22000 {
+			t.Errorf("row %d is %q, %v", i, v, ok)
 		}
 	}
-	if found < recentRows/4 {
+	if found < recentCheckpoints/4 {
 		t.Errorf("only %d rows are found", found)
+	}
+}
+
+// TestRecentForgetsATableOfWhichARangeIsGone, and what is remembered later is found.
+func TestRecentForgetsATableOfWhichARangeIsGone(t *testing.T) {
+	at := func(space Space, k string) []byte { return append([]byte{byte(space)}, k...) }
+	spaces := []Space{SpaceCursor, SpaceCheckpoint, SpaceCounter}
+	for _, c := range []struct {
+		lower, upper []byte
+		found        []bool // by space
+	}{
+		{at(SpaceCheckpoint, "x"), at(SpaceCheckpoint, "y"), []bool{true, false, true}},
+		{at(SpaceCursor, "x"), at(SpaceCursor, "y"), []bool{false, true, false}},
+		{at(SpaceCounter, "x"), at(SpaceCounter+1, ""), []bool{false, true, false}},
+		{at(SpaceCursor-1, ""), at(SpaceCursor, ""), []bool{true, true, true}},
+		{at(SpaceCounter+1, ""), at(SpaceCounter+2, ""), []bool{true, true, true}},
+		{at(SpaceCursor-1, ""), at(SpaceCounter+1, ""), []bool{false, false, false}},
+	} {
+		r := newRecent()
+		for round := range 2 {
+			for _, space := range spaces {
+				k := at(space, "k")
+				r.tableOf(k).set(hashOf(k), k, []byte("v"), true)
+			}
+			if round == 0 {
+				r.removeRange(c.lower, c.upper)
+			}
+			for i, space := range spaces {
+				k := at(space, "k")
+				if round == 0 && !c.found[i] {
+					if _, _, known := r.tableOf(k).find(hashOf(k), k); known {
+						t.Errorf("%q to %q: the %v is still found", c.lower, c.upper, space)
+					}
+				} else if v, ok, _ := r.tableOf(k).find(hashOf(k), k); !ok || string(v) != "v" {
+					t.Errorf("%q to %q: the %v is %q, %v", c.lower, c.upper, space, v, ok)
+				}
+			}
+		}
 	}
 }
 

@@ -2,67 +2,36 @@ package kvindex
 
 import "bytes"
 
-// recent remembers how committed batches left the checkpoints that they changed last, in a table where each key has one place,
-// which it loses to the next that comes there. Most checkpoints are read once more, some batches after the one that wrote them, and
-// a look at the engine costs ten times as much as one here.
+// recent remembers the rows of some spaces that were read or changed last, as they are since the last batch that was committed. Most of
+// these are read once more, some batches later, and a look at the engine costs ten times as much as one here.
 type recent struct {
-	places []recentRow
-}
-
-// recentRow is a key and its value, one after the other; without a key there is none.
-type recentRow struct {
-	bytes  []byte
-	keyLen int
+	checkpoints recentTable // come and go
+	standing    recentTable // cursors and counters, which stay: the checkpoints must not drive them out
 }
 
 const (
-	recentRows = 1 << 13
-	// keptRecent is how many bytes of a row are kept: checkpoints are shorter.
+	recentCheckpoints = 1 << 13
+	recentStanding    = 1 << 16
+	// keptRecent is how many bytes of a row are kept: the rows of these spaces are shorter.
 	keptRecent = 256
 )
 
-// isRecent says whether the row is of those that recent remembers.
-func isRecent(key []byte) bool { return len(key) > 0 && Space(key[0]) == SpaceCheckpoint }
-
-func (t *recent) find(hash uint64, key []byte) ([]byte, bool) {
-	if t.places == nil {
-		return nil, false
-	}
-	if r := &t.places[hash%recentRows]; r.keyLen > 0 && bytes.Equal(r.bytes[:r.keyLen], key) {
-		return r.bytes[r.keyLen:], true
-	}
-	return nil, false
+func newRecent() recent {
+	return recent{checkpoints: recentTable{size: recentCheckpoints}, standing: recentTable{size: recentStanding}}
 }
 
-func (t *recent) set(hash uint64, key, value []byte) {
-	if t.places == nil {
-		t.places = make([]recentRow, recentRows)
+// tableOf is where the row of a key is remembered; nil: nowhere.
+func (t *recent) tableOf(key []byte) *recentTable {
+	if len(key) == 0 {
+		return nil
 	}
-	r := &t.places[hash%recentRows]
-	r.keyLen = 0
-	if len(key)+len(value) <= keptRecent {
-		r.bytes = append(append(r.bytes[:0], key...), value...)
-		r.keyLen = len(key)
+	switch Space(key[0]) {
+	case SpaceCheckpoint:
+		return &t.checkpoints
+	case SpaceCursor, SpaceCounter:
+		return &t.standing
 	}
-}
-
-func (t *recent) remove(hash uint64, key []byte) {
-	if _, ok := t.find(hash, key); ok {
-		t.places[hash%recentRows].keyLen = 0
-	}
-}
-
-// removeRange forgets the rows with lower ≤ key < upper.
-func (t *recent) removeRange(lower, upper []byte) {
-	if len(lower) == 0 || Space(lower[0]) > SpaceCheckpoint || bytes.Compare(upper, []byte{byte(SpaceCheckpoint)}) <= 0 {
-		return
-	}
-	for i := range t.places {
-		r := &t.places[i]
-		if key := r.bytes[:r.keyLen]; r.keyLen > 0 && bytes.Compare(lower, key) <= 0 && bytes.Compare(key, upper) < 0 {
-			r.keyLen = 0
-		}
-	}
+	return nil
 }
 
 // take notes what a batch did that is committed.
@@ -74,13 +43,63 @@ func (t *recent) take(l *layer) {
 	o := &l.overlay
 	for i := range o.rows {
 		r := &o.rows[i]
-		key := o.key(r)
-		switch {
-		case !isRecent(key):
-		case r.gone || l.coveredSince(key, r.seq):
-			t.remove(r.hash, key)
-		default:
-			t.set(r.hash, key, o.value(r))
+		if key := o.key(r); t.tableOf(key) != nil {
+			there := !r.gone && !l.coveredSince(key, r.seq)
+			t.tableOf(key).set(r.hash, key, o.value(r), there)
 		}
+	}
+}
+
+// removeRange forgets the rows with lower ≤ key < upper, and all others of their tables: it is rare that anything removes a range of
+// these.
+func (t *recent) removeRange(lower, upper []byte) {
+	for space := SpaceCursor; space <= SpaceCounter; space++ {
+		prefix := []byte{byte(space)}
+		if bytes.Compare(lower, PrefixEnd(prefix)) < 0 && bytes.Compare(prefix, upper) < 0 {
+			t.tableOf(prefix).round++
+		}
+	}
+}
+
+// recentTable has one place for each key, which it loses to the next that comes there.
+type recentTable struct {
+	places []recentRow
+	size   uint64
+	round  uint64 // rows of others are forgotten
+}
+
+// recentRow is a key and its value, one after the other; without a key there is none.
+type recentRow struct {
+	bytes  []byte
+	keyLen int
+	there  bool // otherwise there is no such row
+	round  uint64
+}
+
+// find returns a row, or that it is not there; known is false when neither is remembered.
+func (t *recentTable) find(hash uint64, key []byte) (val []byte, there, known bool) {
+	if t.places == nil {
+		return nil, false, false
+	}
+	r := &t.places[hash%t.size]
+	if r.keyLen == 0 || r.round != t.round || !bytes.Equal(r.bytes[:r.keyLen], key) {
+		return nil, false, false
+	}
+	return r.bytes[r.keyLen:], r.there, true
+}
+
+// set remembers a row, or that it is not there.
+func (t *recentTable) set(hash uint64, key, value []byte, there bool) {
+	if t.places == nil {
+		t.places = make([]recentRow, t.size)
+	}
+	if !there {
+		value = nil
+	}
+	r := &t.places[hash%t.size]
+	r.keyLen, r.there, r.round = 0, there, t.round
+	if len(key)+len(value) <= keptRecent {
+		r.bytes = append(append(r.bytes[:0], key...), value...)
+		r.keyLen = len(key)
 	}
 }
