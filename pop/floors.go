@@ -9,7 +9,7 @@ import (
 )
 
 // maxFloors bounds the floors that are remembered, about 150 bytes each.
-const maxFloors = 4096
+const maxFloors = 16384
 
 // floors remember for the groups that are active on a topic a time below which they have no checkpoint, so that a look for
 // what is expired does not walk through the remains of all that was acknowledged before. A floor only saves that walk: one
@@ -26,6 +26,8 @@ const maxFloors = 4096
 // Therefore each publication raises the epoch, and for the groups whose rows it added notes the epoch and lowers the floors; a floor
 // is not raised by whoever began before that. When the reader comes before the publication, the publication lowers what it raised. No
 // clock is involved, so none can go wrong.
+//
+// The folder itself knows from the counters when a group has no row: then the floor is never, and the next rows say where it is.
 //
 // That may hide a row between its commit and its publication. Who must not miss one that is committed watches the floor while it
 // takes its snapshot, and batches are announced before they are committed.
@@ -145,15 +147,24 @@ func (f *floors) raiseIn(at place, queue int32, ms int64, epoch uint64) {
 	}
 }
 
-// lower follows a batch that was committed and wrote rows at these times at the earliest.
-func (f *floors) lower(lows map[place]int64) {
-	if len(lows) == 0 {
+// lower follows a batch that was committed and wrote rows at these times at the earliest. Places in empty had no row at some time
+// within the batch, and so have none now but what it wrote.
+func (f *floors) lower(lows map[place]int64, empty map[place]struct{}) {
+	if len(lows) == 0 && len(empty) == 0 {
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.mu.epoch++
 	f.mu.announced = nil
+	for at := range empty {
+		e, ok := f.mu.lru.Get(at)
+		if !ok {
+			e = &floor{}
+			f.mu.lru.Add(at, e)
+		}
+		e.at, e.epoch = never, f.mu.epoch
+	}
 	f.lowerLocked(lows, f.mu.epoch)
 }
 

@@ -99,6 +99,46 @@ func TestFloorsSkipWhatWasAcknowledged(t *testing.T) {
 	}
 }
 
+// When a group has nothing in flight no look is needed to know it: not when it is new, and not when all was acknowledged. In a batch that
+// leaves nothing the floor is where its rows were, or above.
+func TestFloorsOfGroupsThatHaveNothing(t *testing.T) {
+	m := newMachine(t)
+	topic, group := m.topic("t"), m.group("g")
+	floor := func() int64 {
+		at, _ := m.state.floors.get(place{group, topic})
+		return at
+	}
+	want := func(what string, want int64) {
+		t.Helper()
+		if got := floor(); got != want {
+			t.Errorf("%s: the floor is at %d, want %d", what, got, want)
+		}
+	}
+	m.apply(1, (&Pop{Group: group, Topic: topic, Ranges: []Range{{Queue: 0, Start: 0, End: 0}, {Queue: 1, Start: 5, End: 5}}}).Record())
+	want("new", never)
+	m.apply(1, popped(group, topic, 0, 0, 1, 1, 700, 1))
+	want("two in flight", 700)
+	m.apply(1, ackOf(group, topic, Ref{VisibleAt: 700, Nonce: 1}))
+	want("one in flight", 700)
+	m.apply(1, ackOf(group, topic, Ref{VisibleAt: 700, Offset: 1, Nonce: 1}))
+	want("none in flight", never)
+	m.apply(1, popped(group, topic, 0, 2, 2, 1, 500, 1), ackOf(group, topic, Ref{VisibleAt: 500, Offset: 2, Nonce: 1}),
+		popped(group, topic, 0, 3, 3, 1, 900, 1))
+	want("one that came and went, and one that came", 500)
+	if got := m.expired(group, topic, 900); len(got) != 1 || got[0].Offset != 3 {
+		t.Errorf("%v is expired", got)
+	}
+	want("after a look", 900)
+	m.apply(1, ackOf(group, topic, Ref{VisibleAt: 900, Offset: 3, Nonce: 1}), popped(group, topic, 0, 4, 4, 1, 800, 1))
+	want("one that went, and one that came", 800)
+	m.check()
+	m.crash(0)
+	want("after a restart, when the log was applied again", 800)
+	if got := m.expired(group, topic, 900); len(got) != 1 || got[0].Offset != 4 {
+		t.Errorf("%v is expired", got)
+	}
+}
+
 // Who takes a snapshot while a batch is committed has the floor of that batch's rows, published or not.
 func TestAWatchSeesWhatIsCommitted(t *testing.T) {
 	f := newFloors()
@@ -120,7 +160,7 @@ func TestAWatchSeesWhatIsCommitted(t *testing.T) {
 	between := f.watch(at)
 	raise(1500) // a look that does not see the row yet
 	after := f.watch(at)
-	f.lower(lows)
+	f.lower(lows, nil)
 	raise(900) // the row is gone again
 	want("begun before", f.end(before), 700)
 	want("begun when it was announced", f.end(between), 700)

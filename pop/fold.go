@@ -15,12 +15,16 @@ type fold struct {
 	fresh []freshRow
 	// lows are the earliest visible-at of what was written since the last Publish.
 	lows map[place]int64
+	// empty are the places that had no checkpoint at some time since the last Publish.
+	empty map[place]struct{}
 	// moved are the cursors that were written since the last Publish.
 	moved []movedCursor
 
 	order orderFold
 	// change is what the record under way does to the counters of its group on its topic.
 	change Counters
+	// began says that the record under way has given its group a first cursor in a queue.
+	began bool
 
 	pop     Pop
 	ack     Ack
@@ -148,6 +152,7 @@ func (f *fold) movePast(b *kvindex.Batch, at place, r Range) (bool, error) {
 	}
 	if !ok {
 		ok, err = f.exists(b, at)
+		f.began = f.began || ok
 	} else {
 		ok = c.Next == r.Start
 	}
@@ -310,18 +315,25 @@ func (f *fold) counters(b *kvindex.Batch, at place) (Counters, error) {
 	return decodeCounters(val)
 }
 
-// count ends a record: it adds what the record changes to the counters.
+// count ends a record: it adds what the record changes to the counters, and notes a group that has nothing in flight.
 func (f *fold) count(b *kvindex.Batch, at place) error {
-	change := f.change
-	f.change = Counters{}
-	if change == (Counters{}) {
+	change, began := f.change, f.began
+	f.change, f.began = Counters{}, false
+	if change == (Counters{}) && !began {
 		return nil
 	}
 	c, err := f.counters(b, at)
 	if err != nil {
 		return err
 	}
+	before := c.InFlight
 	c.InFlight += change.InFlight
+	if before == 0 || c.InFlight == 0 {
+		f.empty[at] = struct{}{}
+	}
+	if change == (Counters{}) {
+		return nil
+	}
 	c.Parked += change.Parked
 	c.Free += change.Free
 	c.Postponed += change.Postponed

@@ -32,9 +32,9 @@ func (l *lines) publish(f *fold) {
 	if len(f.order.lowTurns)+len(f.order.lowReady) > 0 {
 		l.any.Store(linesSome)
 	}
-	l.rest.lower(f.lows)
-	l.turns.lower(f.order.lowTurns)
-	l.ready.lower(f.order.lowReady)
+	l.rest.lower(f.lows, nil)
+	l.turns.lower(f.order.lowTurns, nil)
+	l.ready.lower(f.order.lowReady, nil)
 	clear(f.order.lowTurns)
 	clear(f.order.lowReady)
 }

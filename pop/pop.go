@@ -57,7 +57,8 @@ func New(e kvindex.Engine) *State {
 	return &State{
 		engine: e, cursors: viewcache.New[queue, Cursor](cachedCursors), floors: newFloors(),
 		lines: newLines(),
-		fold:  fold{lows: map[place]int64{}, order: orderFold{lowTurns: map[place]int64{}, lowReady: map[place]int64{}}},
+		fold: fold{lows: map[place]int64{}, empty: map[place]struct{}{},
+			order: orderFold{lowTurns: map[place]int64{}, lowReady: map[place]int64{}}},
 	}
 }
 
@@ -108,9 +109,10 @@ func (s *State) Finish(*kvindex.Batch) error {
 // Publish lets the floors and the cached cursors follow the batch that was just committed. The folder calls it after the
 // commit and before it answers whoever proposed the records.
 func (s *State) Publish() {
-	s.floors.lower(s.fold.lows)
+	s.floors.lower(s.fold.lows, s.fold.empty)
 	s.lines.publish(&s.fold)
 	clear(s.fold.lows)
+	clear(s.fold.empty)
 	if len(s.fold.moved) == 0 {
 		return
 	}
