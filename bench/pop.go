@@ -132,6 +132,7 @@ func Pop(ctx context.Context, o Options) (Result, error) {
 		if err := l.fill(ctx, o); err != nil {
 			return res, fmt.Errorf("fill the topics: %w", err)
 		}
+		quiet(ctx, o.PID) // what the messages cost that were sent is not what it costs to pop them
 	}
 	o.Topic, o.Group = l.topics[0], l.groups[0]
 	t, err := o.prepared(ctx)

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"strconv"
@@ -32,6 +33,31 @@ func startUsage(pid int) *usageMeter {
 	}
 	return m
 }
+
+// quiet waits until a process has done with what it was given before: until it takes less than a twentieth of a core for half a second,
+// or for maxQuiet.
+func quiet(ctx context.Context, pid int) {
+	const look = 500 * time.Millisecond
+	if pid <= 0 {
+		return
+	}
+	tick := time.NewTicker(look)
+	defer tick.Stop()
+	for last, began := cpuTicks(pid), time.Now(); time.Since(began) < maxQuiet; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		ticks := cpuTicks(pid)
+		if float64(ticks-last)/ticksPerSecond < look.Seconds()/20 {
+			return
+		}
+		last = ticks
+	}
+}
+
+const maxQuiet = 15 * time.Second
 
 func (m *usageMeter) stop(messages int64) *Usage {
 	if m.pid <= 0 || messages == 0 {
