@@ -37,73 +37,109 @@ func (b *Broker) Ack(ctx context.Context, group, topic string, handles []string)
 // AckAsync is Ack that calls back: exactly once, from the folder goroutine or before it returns; done must not block. The
 // handles may be changed as soon as AckAsync returns.
 func (b *Broker) AckAsync(group, topic string, handles []string, done func([]error)) {
-	errs := make([]error, len(handles))
+	a := newAck(len(handles), done)
 	if err := b.gate.enter(); err != nil {
-		setAll(errs, err)
-		done(errs)
+		a.refuse(err)
 		return
 	}
 	defer b.gate.leave()
-	a := &ack{errs: errs, done: done}
-	if err := b.prepareAck(a, group, topic, handles); err != nil {
-		setAll(errs, err)
-		done(errs)
+	g, t, err := b.groupAndTopic(group, topic)
+	if err != nil {
+		a.refuse(err)
 		return
 	}
-	if len(a.items) == 0 {
-		done(errs)
+	a.begin(b, g, t)
+	for i, text := range handles {
+		if h, err := pop.ParseHandle(text); err != nil {
+			a.errs[i] = errHandleUnreadable
+		} else {
+			a.add(i, &h)
+		}
+	}
+	a.propose(b)
+}
+
+// AckRead is AckAsync of one handle that was read already, for a group and a topic that were looked up.
+func (b *Broker) AckRead(g *catalog.Group, t *catalog.Topic, h *pop.Handle, done func([]error)) {
+	a := newAck(1, done)
+	if err := b.gate.enter(); err != nil {
+		a.refuse(err)
 		return
+	}
+	defer b.gate.leave()
+	a.begin(b, g, t)
+	a.add(0, h)
+	a.propose(b)
+}
+
+// ack is an acknowledgement under way.
+type ack struct {
+	group    *catalog.Group
+	topic    *catalog.Topic
+	now      int64 // ms
+	errs     []error
+	items    []int     // which handle each item of the records is
+	refs     []pop.Ref // of the items
+	done     func([]error)
+	proposal commitlog.Proposal
+
+	// Who waits for its turn may go on.
+	popper  *popper
+	ordered bool
+
+	one struct { // room for the acknowledgement of one message
+		errs    [1]error
+		items   [1]int
+		refs    [1]pop.Ref
+		records [1]record.Record
+	}
+}
+
+// newAck makes an acknowledgement of n handles.
+func newAck(n int, done func([]error)) *ack {
+	a := &ack{done: done}
+	if n == 1 {
+		a.errs, a.items, a.refs, a.proposal.Records = a.one.errs[:], a.one.items[:0], a.one.refs[:0], a.one.records[:0]
+	} else {
+		a.errs, a.items, a.refs = make([]error, n), make([]int, 0, n), make([]pop.Ref, 0, n)
+	}
+	return a
+}
+
+// refuse ends an acknowledgement of which nothing was done.
+func (a *ack) refuse(err error) {
+	setAll(a.errs, err)
+	a.done(a.errs)
+}
+
+func (a *ack) begin(b *Broker, g *catalog.Group, t *catalog.Topic) {
+	a.group, a.topic, a.now = g, t, b.clock.Now().UnixMilli()
+	a.popper, a.ordered = b.pop, InOrder(g, t)
+}
+
+// add adds the i-th handle, unless it cannot be valid.
+func (a *ack) add(i int, h *pop.Handle) {
+	if a.errs[i] = mayBeGood(a.group, a.topic, h, a.now); a.errs[i] == nil {
+		a.items, a.refs = append(a.items, i), append(a.refs, h.Ref())
+	}
+}
+
+// propose makes the records.
+func (a *ack) propose(b *Broker) {
+	if len(a.items) == 0 {
+		a.done(a.errs)
+		return
+	}
+	e := pop.Ack{Group: a.group.ID, Topic: a.topic.ID}
+	for rest := a.refs; len(rest) > 0; rest = rest[len(e.Refs):] {
+		e.Refs = rest[:min(len(rest), pop.MaxItems)]
+		a.proposal.Records = append(a.proposal.Records, pop.AckRecord(&e))
 	}
 	a.proposal.Done = a.applied
 	if err := b.store.Propose(&a.proposal); err != nil {
 		a.proposal.Err = err
 		a.applied(&a.proposal)
 	}
-}
-
-// ack is an acknowledgement under way.
-type ack struct {
-	errs     []error
-	items    []int // which handle each item of the records is
-	done     func([]error)
-	proposal commitlog.Proposal
-
-	// Who waits for its turn may go on.
-	popper  *popper
-	key     groupOfTopic
-	ordered bool
-	refs    []pop.Ref // of a group that is served in order
-}
-
-// prepareAck sorts out the handles that cannot be valid and makes the records of the others.
-func (b *Broker) prepareAck(a *ack, group, topic string, handles []string) error {
-	g, t, err := b.groupAndTopic(group, topic)
-	if err != nil {
-		return err
-	}
-	now := b.clock.Now().UnixMilli()
-	a.popper, a.key, a.ordered = b.pop, groupOfTopic{g.ID, t.ID}, InOrder(g, t)
-	e := pop.Ack{Group: g.ID, Topic: t.ID, Refs: make([]pop.Ref, 0, min(len(handles), pop.MaxItems))}
-	for i, text := range handles {
-		h, err := checkHandle(g, t, text, now)
-		if err != nil {
-			a.errs[i] = err
-			continue
-		}
-		e.Refs = append(e.Refs, h.Ref())
-		a.items = append(a.items, i)
-		if a.ordered {
-			a.refs = append(a.refs, h.Ref())
-		}
-		if len(e.Refs) == pop.MaxItems {
-			a.proposal.Records = append(a.proposal.Records, pop.AckRecord(&e))
-			e.Refs = e.Refs[:0]
-		}
-	}
-	if len(e.Refs) > 0 {
-		a.proposal.Records = append(a.proposal.Records, pop.AckRecord(&e))
-	}
-	return nil
 }
 
 func (a *ack) applied(p *commitlog.Proposal) {
@@ -116,8 +152,8 @@ func (a *ack) applied(p *commitlog.Proposal) {
 			a.errs[i] = errHandleSpent
 		}
 	}
-	if a.popper != nil && err == nil {
-		a.popper.acked(a.key, a.ordered, a.refs)
+	if err == nil {
+		a.popper.acked(groupOfTopic{a.group.ID, a.topic.ID}, a.ordered, a.refs)
 	}
 	a.done(a.errs)
 }
@@ -140,15 +176,21 @@ func (b *Broker) groupAndTopic(group, topic string) (*catalog.Group, *catalog.To
 // checkHandle reads a handle that may still be good at now (ms).
 func checkHandle(g *catalog.Group, t *catalog.Topic, text string, now int64) (pop.Handle, error) {
 	h, err := pop.ParseHandle(text)
-	switch {
-	case err != nil:
+	if err != nil {
 		return h, errHandleUnreadable
-	case h.Group != g.ID || h.Topic != t.ID: // or of a topic of that name that was deleted
-		return h, errHandleForeign
-	case h.VisibleAt <= now:
-		return h, errHandleLate
 	}
-	return h, nil
+	return h, mayBeGood(g, t, &h, now)
+}
+
+// mayBeGood says why a handle cannot be good at now (ms).
+func mayBeGood(g *catalog.Group, t *catalog.Topic, h *pop.Handle, now int64) error {
+	switch {
+	case h.Group != g.ID || h.Topic != t.ID: // or of a topic of that name that was deleted
+		return errHandleForeign
+	case h.VisibleAt <= now:
+		return errHandleLate
+	}
+	return nil
 }
 
 // ChangeInvisible moves a message's visible-at to now+invisible and answers the new handle; the old one is not good any more,

@@ -41,13 +41,31 @@ func (b *Broker) MaxOffset(topic string, queue int32) (int64, error) {
 	return high, err
 }
 
+// Bounds are MinOffset and MaxOffset of a topic that was looked up.
+func (b *Broker) Bounds(t *catalog.Topic, queue int32) (low, high int64, err error) {
+	if err := b.gate.enter(); err != nil {
+		return 0, 0, err
+	}
+	defer b.gate.leave()
+	return b.boundsOf(t, queue)
+}
+
 func (b *Broker) bounds(topic string, queue int32) (low, high int64, err error) {
-	t, err := b.queueOf(topic, queue)
+	t, err := b.topic(topic)
 	if err != nil {
 		return 0, 0, err
 	}
-	low, high, err = b.store.Bounds(t.ID, queue)
-	return low, high, verbError(err, "look up bounds of "+topic)
+	return b.boundsOf(t, queue)
+}
+
+func (b *Broker) boundsOf(t *catalog.Topic, queue int32) (low, high int64, err error) {
+	if err := checkQueue(t, queue); err != nil {
+		return 0, 0, err
+	}
+	if low, high, err = b.store.Bounds(t.ID, queue); err != nil {
+		err = verbError(err, "look up bounds of "+t.Name)
+	}
+	return low, high, err
 }
 
 // queueOf answers the topic when it has the queue.

@@ -83,11 +83,11 @@ func FuzzReceipt(f *testing.F) {
 			}
 			return
 		}
-		text := r.handle(1, 2, queue, offset)
-		if text == "" {
+		made, ok := r.handle(1, 2, queue, offset)
+		if !ok {
 			return
 		}
-		h, err := pop.ParseHandle(text)
+		h, err := pop.ParseHandle(string(made.AppendTo(nil)))
 		if err != nil || h.Queue != queue || h.Offset != offset || receiptOf(&h) != r {
 			t.Fatalf("%q is %+v, its handle %+v, %v", extraInfo, r, h, err)
 		}

@@ -20,15 +20,16 @@ func init() {
 
 // settling is what names a popped message in a request.
 type settling struct {
-	group, topic string
-	handle       string
+	group  *catalog.Group
+	topic  *catalog.Topic
+	handle pop.Handle
 }
 
 // settlingOf reads whose message a request settles. What cannot name one is answered as the reference does it: 17 for a topic
 // that is not there, 13 for a queue, 208 for an offset that was not given yet.
 func settlingOf(d *Door, req *wire.Command) (st settling, err error) {
-	var queue int32
-	if st.group, st.topic, queue, err = groupQueueOf(req); err != nil {
+	group, topic, queue, err := groupQueueOf(req)
+	if err != nil {
 		return st, err
 	}
 	if req.Fields.Text("liteTopic") != "" {
@@ -42,26 +43,22 @@ func settlingOf(d *Door, req *wire.Command) (st settling, err error) {
 	if err != nil {
 		return st, err
 	}
-	t, g, err := d.receiptFor(st.topic, st.group, queue)
-	if err != nil {
+	if st.topic, st.group, err = d.receiptFor(topic, group, queue); err != nil {
 		return st, err
 	}
-	high, err := d.broker.MaxOffset(st.topic, queue)
+	low, high, err := d.broker.Bounds(st.topic, queue)
 	if err != nil {
 		return st, err
 	}
 	if offset < 0 || offset >= high {
-		low, err := d.broker.MinOffset(st.topic, queue)
-		if err != nil {
-			return st, err
-		}
-		return st, refuse(wire.NoMessage, "offset is illegal, key:%s@%d, commit:%d, store:%d~%d", st.topic, queue, offset, low, high)
+		return st, refuse(wire.NoMessage, "offset is illegal, key:%s@%d, commit:%d, store:%d~%d", topic, queue, offset, low, high)
 	}
 	r, err := parseReceipt(extra)
 	if err != nil {
 		return st, err
 	}
-	if st.handle = r.handle(g.ID, t.ID, queue, offset); st.handle == "" {
+	ok := false
+	if st.handle, ok = r.handle(st.group.ID, st.topic.ID, queue, offset); !ok {
 		err = refuse(wire.MessageIllegal, "extraInfo names no message: %q", extra)
 	}
 	return st, err
@@ -88,7 +85,7 @@ func ackMessage(d *Door, s *session, req *wire.Command) {
 		s.conn.Respond(req, d.errorReply(req, err))
 		return
 	}
-	d.broker.AckAsync(st.group, st.topic, []string{st.handle}, func(errs []error) {
+	d.broker.AckRead(st.group, st.topic, &st.handle, func(errs []error) {
 		if errs[0] != nil {
 			s.conn.Respond(req, d.errorReply(req, errs[0]))
 			return
@@ -115,7 +112,7 @@ func changeInvisible(ctx context.Context, d *Door, _ *session, req, resp *wire.C
 	if suspend {
 		verb = d.broker.GiveBack
 	}
-	text, err := verb(ctx, st.group, st.topic, st.handle, millis(ms))
+	text, err := verb(ctx, st.group.Name, st.topic.Name, string(st.handle.AppendTo(nil)), millis(ms))
 	if err != nil {
 		return changeRefused(d, req, resp, err)
 	}
@@ -218,8 +215,8 @@ func (a *ackedBatch) handles(d *Door, group, topic string, most int) (handles []
 				return nil, refuse(wire.InvalidParameter, "more than %d messages acknowledged at once", maxBatchAck)
 			}
 			offset := cmp.Or(a.Start, a.LongStart) + int64(8*i+bits.TrailingZeros8(b))
-			if h := r.handle(g.ID, t.ID, queue, offset); h != "" {
-				handles = append(handles, h)
+			if h, ok := r.handle(g.ID, t.ID, queue, offset); ok {
+				handles = append(handles, string(h.AppendTo(nil)))
 			}
 		}
 	}

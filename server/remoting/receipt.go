@@ -56,28 +56,29 @@ func (r receipt) addTo(f *wire.Fields) {
 	f.AddInt("reviveQid", r.nonce)
 }
 
-// handle is the broker's handle of the message at a place, empty when there is no such handle.
-func (r receipt) handle(group, topic kvindex.ID, queue int32, offset int64) string {
+// handle is the broker's handle of the message at a place, if there can be one.
+func (r receipt) handle(group, topic kvindex.ID, queue int32, offset int64) (h pop.Handle, ok bool) {
 	if queue < 0 || offset < 0 || r.poppedAt < 0 || r.invisible < 0 || r.invisible > math.MaxInt64-r.poppedAt ||
 		r.nonce < 0 || r.nonce > maxNonce {
-		return ""
+		return h, false
 	}
-	h := pop.Handle{
+	return pop.Handle{
 		Group: group, Topic: topic, Queue: queue, Offset: offset,
 		PoppedAt: r.poppedAt, VisibleAt: r.poppedAt + r.invisible, Nonce: uint64(r.nonce),
-	}
-	return string(h.AppendTo(nil))
+	}, true
 }
 
 // parseReceipt reads the field extraInfo of a request. Queue and offset come as fields of their own.
 func parseReceipt(extraInfo string) (r receipt, err error) {
-	fields := strings.Split(extraInfo, " ")
-	if len(fields) != receiptFields {
-		return receipt{}, &unreadable{fmt.Sprintf("extraInfo has %d fields: %q", len(fields), extraInfo)}
+	if n := strings.Count(extraInfo, " ") + 1; n != receiptFields {
+		return receipt{}, &unreadable{fmt.Sprintf("extraInfo has %d fields: %q", n, extraInfo)}
 	}
-	for i, to := range []*int64{&r.poppedAt, &r.invisible, &r.nonce} {
-		if *to, err = strconv.ParseInt(fields[1+i], 10, 64); err != nil {
-			return receipt{}, &unreadable{fmt.Sprintf("extraInfo: %q is no number in %q", fields[1+i], extraInfo)}
+	_, rest, _ := strings.Cut(extraInfo, " ")
+	for _, to := range []*int64{&r.poppedAt, &r.invisible, &r.nonce} {
+		var field string
+		field, rest, _ = strings.Cut(rest, " ")
+		if *to, err = strconv.ParseInt(field, 10, 64); err != nil {
+			return receipt{}, &unreadable{fmt.Sprintf("extraInfo: %q is no number in %q", field, extraInfo)}
 		}
 	}
 	return r, nil
