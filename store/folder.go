@@ -123,7 +123,7 @@ func (f *folder) apply(b *commitlog.Batch) ([]record.Outcome, error) {
 
 // publish lets what memory holds follow the rows that have just become visible.
 func (f *folder) publish() {
-	f.arrivals = f.queues.publish(f.arrivals[:0])
+	f.arrivals = f.queues.publish(f.arrivals[:0], f.batch.Timestamp())
 	for i, fold := range f.folds {
 		if p, ok := fold.(publisher); ok && f.touched[i] {
 			p.Publish()

@@ -318,6 +318,13 @@ func (x *machine) checkQueue(topic kvindex.ID, queue int32, q *modelQueue) {
 	if low, high, err := x.s.Bounds(topic, queue); err != nil || low != q.min || high != end {
 		x.t.Fatalf("bounds %d..%d, %v, want %d..%d", low, high, err, q.min, end)
 	}
+	entries, err := x.s.Entries(topic, queue, 0, 1<<20, nil)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	if rows, err := x.s.rowEntries(queueKey{topic, queue}, 0, 1<<20, nil); err != nil || !slices.Equal(entries, rows) {
+		x.t.Fatalf("topic %d queue %d: entries %v, rows %v, %v", topic, queue, entries, rows, err)
+	}
 	got := readAll(x.t, x.s, topic, queue, 0, 1<<20)
 	live := q.msgs[q.min:]
 	if len(got) != len(live) {

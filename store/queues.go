@@ -30,6 +30,7 @@ const cachedQueues = 16384
 // reads are written with Put. The fold's memory (cache, newest hour) only saves reads: rows are the same without it.
 type queueFold struct {
 	bounds *viewcache.Cache[queueKey, bounds]
+	tails  *tails
 	delay  *delay.State // gets what waits for its time
 	txn    *txn.State   // gets what waits for a decision
 	pop    *pop.State   // has the checkpoints of what is forwarded
@@ -61,6 +62,7 @@ func newQueueFold(d *delay.State, t *txn.State) *queueFold {
 	f := &queueFold{
 		delay: d, txn: t,
 		bounds: viewcache.New[queueKey, bounds](cachedQueues),
+		tails:  newTails(),
 		index:  map[queueKey]*pending{},
 		gone:   map[kvindex.ID]bool{},
 	}
@@ -442,12 +444,13 @@ func (f *queueFold) Finish(b *kvindex.Batch) error {
 	return nil
 }
 
-// publish hands the new bounds to readers and appends what arrived to dst; both only after the batch was committed. The
+// publish hands the new entries and bounds to readers and appends what arrived to dst; both only after the batch was committed. The
 // arrivals' tag hashes are valid until reset.
-func (f *queueFold) publish(dst []Arrival) []Arrival {
+func (f *queueFold) publish(dst []Arrival, timestamp int64) []Arrival {
 	if len(f.touched) == 0 && len(f.gone) == 0 {
 		return dst
 	}
+	f.tails.publish(f.touched, timestamp)
 	f.bounds.Publish(func(c viewcache.Publisher[queueKey, bounds]) {
 		if len(f.gone) > 0 {
 			c.ForgetAll()

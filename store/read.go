@@ -121,13 +121,24 @@ func (r Reader) Entries(topic kvindex.ID, queue int32, offset int64, max int, ds
 		}
 		offset = q.local
 	}
-	it, err := s.runsOf(topic, queue, offset)
+	if tail, ok := s.queues.tails.read(k, atLeast(offset, q.min), end-len(dst), dst); ok {
+		return before(q.max, tail, begin), nil
+	}
+	if dst, err = s.rowEntries(k, offset, end, dst); err != nil {
+		return dst, err
+	}
+	return before(q.max, dst, begin), nil
+}
+
+// rowEntries appends the entries from offset on that the rows have, until dst has end of them.
+func (s *Store) rowEntries(k queueKey, offset int64, end int, dst []Entry) (_ []Entry, err error) {
+	it, err := s.runsOf(k.topic, k.queue, offset)
 	if err != nil {
 		return dst, err
 	}
 	defer func() {
 		if cerr := it.Close(); err == nil && cerr != nil {
-			err = fmt.Errorf("store: read topic id %d queue %d: %w", topic, queue, cerr)
+			err = fmt.Errorf("store: read topic id %d queue %d: %w", k.topic, k.queue, cerr)
 		}
 	}()
 	for ok := it.First(); ok && len(dst) < end; ok = it.Next() {
@@ -135,10 +146,15 @@ func (r Reader) Entries(topic kvindex.ID, queue int32, offset int64, max int, ds
 			return dst, err
 		}
 	}
-	for len(dst) > begin && dst[len(dst)-1].Offset >= q.max {
-		dst = dst[:len(dst)-1]
-	}
 	return dst, it.Error()
+}
+
+// before leaves those of the entries from begin on that are before an offset.
+func before(offset int64, entries []Entry, begin int) []Entry {
+	for len(entries) > begin && entries[len(entries)-1].Offset >= offset {
+		entries = entries[:len(entries)-1]
+	}
+	return entries
 }
 
 func atLeast(offset, least int64) int64 { return max(offset, least) }
