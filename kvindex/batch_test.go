@@ -261,7 +261,7 @@ func TestRecentForgetsButDoesNotErr(t *testing.T) {
 			t.Errorf("row %d is %q, %v", i, v, ok)
 		}
 	}
-	if found < recentCheckpoints/4 {
+	if found < recentCheckpoints/2 {
 		t.Errorf("only %d rows are found", found)
 	}
 }

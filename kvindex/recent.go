@@ -61,10 +61,10 @@ func (t *recent) removeRange(lower, upper []byte) {
 	}
 }
 
-// recentTable has one place for each key, which it loses to the next that comes there.
+// recentTable has two neighbouring places for each key: what comes there anew is first, and what was there before gets the second.
 type recentTable struct {
 	places []recentRow
-	size   uint64
+	size   uint64 // even
 	round  uint64 // rows of others are forgotten
 }
 
@@ -76,13 +76,24 @@ type recentRow struct {
 	round  uint64
 }
 
+// at is where the row of a key is remembered; nil: nowhere.
+func (t *recentTable) at(hash uint64, key []byte) *recentRow {
+	if t.places == nil {
+		return nil
+	}
+	for i := range uint64(2) {
+		r := &t.places[hash%t.size^i]
+		if r.keyLen > 0 && r.round == t.round && bytes.Equal(r.bytes[:r.keyLen], key) {
+			return r
+		}
+	}
+	return nil
+}
+
 // find returns a row, or that it is not there; known is false when neither is remembered.
 func (t *recentTable) find(hash uint64, key []byte) (val []byte, there, known bool) {
-	if t.places == nil {
-		return nil, false, false
-	}
-	r := &t.places[hash%t.size]
-	if r.keyLen == 0 || r.round != t.round || !bytes.Equal(r.bytes[:r.keyLen], key) {
+	r := t.at(hash, key)
+	if r == nil {
 		return nil, false, false
 	}
 	return r.bytes[r.keyLen:], r.there, true
@@ -93,10 +104,15 @@ func (t *recentTable) set(hash uint64, key, value []byte, there bool) {
 	if t.places == nil {
 		t.places = make([]recentRow, t.size)
 	}
+	r := t.at(hash, key)
+	if r == nil {
+		r = &t.places[hash%t.size]
+		second := &t.places[hash%t.size^1]
+		*r, *second = *second, *r
+	}
 	if !there {
 		value = nil
 	}
-	r := &t.places[hash%t.size]
 	r.keyLen, r.there, r.round = 0, there, t.round
 	if len(key)+len(value) <= keptRecent {
 		r.bytes = append(append(r.bytes[:0], key...), value...)

@@ -191,7 +191,7 @@ func (d *Door) adminSendMessage(ctx context.Context, req *adminpb.AdminSendMessa
 		s.Keys = append(s.Keys, req.GetKey())
 	}
 	m := &pb.Message{Topic: req.GetTopic(), UserProperties: req.GetUserProperties(), SystemProperties: s, Body: req.GetBody()}
-	out, err := d.toStore(ctx, "", &pb.SendMessageRequest{Messages: []*pb.Message{m}})
+	out, err := d.toStore(ctx, "", &pb.SendMessageRequest{Messages: []*pb.Message{m}}, nil)
 	if err == nil {
 		_, err = d.broker.Send(ctx, out)
 	}

@@ -116,19 +116,16 @@ func groupOf(r *pb.Resource) (string, error) {
 	return name, nil
 }
 
-// topic looks a topic up, and makes it, for which it waits, when it mustMake it.
+// topic looks a topic up, and makes it, for which it waits, when it is one that is made when somebody asks for it.
 func (d *Door) topic(ctx context.Context, name string) (*catalog.Topic, error) {
-	if d.mustMake(name) {
+	t, err := d.broker.Topic(name)
+	if err != nil && d.makes(name) {
 		return d.broker.EnsureTopic(ctx, name, 0)
 	}
-	return d.broker.Topic(name)
+	return t, err
 }
 
-// mustMake says that a topic is not there, and to be made when somebody asks for it.
-func (d *Door) mustMake(name string) bool {
-	if !d.opts.AutoCreateTopics || strings.HasPrefix(name, catalog.RetryPrefix) || strings.HasPrefix(name, catalog.DLQPrefix) {
-		return false
-	}
-	_, err := d.broker.Topic(name)
-	return err != nil
+// makes says that a topic that is not there is made when somebody asks for it.
+func (d *Door) makes(name string) bool {
+	return d.opts.AutoCreateTopics && !strings.HasPrefix(name, catalog.RetryPrefix) && !strings.HasPrefix(name, catalog.DLQPrefix)
 }

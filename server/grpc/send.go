@@ -22,7 +22,7 @@ import (
 // that is delayed or a transaction comes alone, gets its queue offset later and is answered with what names it until then.
 func (d *Door) SendMessage(ctx context.Context, req *pb.SendMessageRequest) (*pb.SendMessageResponse, error) {
 	s := &sending{d: d, req: req, answer: d.later(ctx, rpcSend)}
-	if len(req.GetMessages()) > 0 && d.mustMake(nameOf(req.Messages[0].GetTopic())) { // for which it waits
+	if s.mustMake() { // for which it waits
 		transport.Aside(ctx, func() {
 			s.guarded(func() {
 				if s.check(ctx) {
@@ -73,15 +73,29 @@ func flush(slot *transport.Flusher) {
 type sending struct {
 	d      *Door
 	req    *pb.SendMessageRequest
+	topic  *catalog.Topic // if it is there
 	out    *broker.SendRequest
 	answer func(build func() any)
+}
+
+// mustMake looks for the topic. It says that it is not there, and is made when somebody asks for it.
+func (s *sending) mustMake() bool {
+	if len(s.req.GetMessages()) == 0 {
+		return false
+	}
+	name := nameOf(s.req.Messages[0].GetTopic())
+	t, err := s.d.broker.Topic(name)
+	if err == nil {
+		s.topic = t
+	}
+	return err != nil && s.d.makes(name)
 }
 
 // check makes what is to be sent. It answers with the refusal when it is false.
 func (s *sending) check(ctx context.Context) bool {
 	id, err := clientOf(ctx)
 	if err == nil {
-		s.out, err = s.d.toStore(ctx, id, s.req)
+		s.out, err = s.d.toStore(ctx, id, s.req, s.topic)
 	}
 	if err != nil {
 		s.sent(nil, err)
@@ -121,8 +135,8 @@ func (d *Door) sent(req *pb.SendMessageRequest, results []broker.SendResult, err
 	return resp
 }
 
-// toStore is what a client sends; id "" is nobody who could be asked for the end of a transaction.
-func (d *Door) toStore(ctx context.Context, id string, req *pb.SendMessageRequest) (*broker.SendRequest, error) {
+// toStore is what a client sends; id "" is nobody who could be asked for the end of a transaction. The topic t may not have been found.
+func (d *Door) toStore(ctx context.Context, id string, req *pb.SendMessageRequest, t *catalog.Topic) (*broker.SendRequest, error) {
 	if len(req.GetMessages()) == 0 {
 		return nil, refuse(pb.Code_MESSAGE_CORRUPTED, "no message to send")
 	}
@@ -139,9 +153,10 @@ func (d *Door) toStore(ctx context.Context, id string, req *pb.SendMessageReques
 			return nil, err
 		}
 	}
-	t, err := d.topic(ctx, topic)
-	if err != nil {
-		return nil, err
+	if t == nil {
+		if t, err = d.topic(ctx, topic); err != nil {
+			return nil, err
+		}
 	}
 	for i, kind := range kinds {
 		if err := checkKind(t, kind, req.Messages[i].GetSystemProperties()); err != nil {
