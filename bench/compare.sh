@@ -50,7 +50,20 @@ stop() {
 }
 trap 'stop; rm -rf "$work"' EXIT
 
+free() { # waits until nobody answers the ports any more: a broker that still does would be measured in place of the next
+  local port
+  for port in 9876 10911 8081; do
+    for _ in $(seq 100); do
+      (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || continue 2
+      sleep 0.1
+    done
+    echo "something answers port $port: stop it first" >&2
+    exit 1
+  done
+}
+
 begin() { # BROKER
+  free
   running=$1
   if [ "$1" = cairn ]; then
     rm -rf "$work/data"
