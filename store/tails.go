@@ -9,7 +9,8 @@ import (
 )
 
 const (
-	// maxTails bounds the entries that all tails have room for, 40 bytes each.
+	// maxTails bounds the entries that all tails have room for, 40 bytes each. There are at most cachedQueues of them: with one
+	// entry each they would take six times as much.
 	maxTails = 1 << 18
 	// maxTail bounds the entries of one.
 	maxTail = 1024
@@ -30,7 +31,7 @@ type tail struct{ entries []Entry }
 
 func newTails() *tails {
 	t := &tails{}
-	lru, err := simplelru.NewLRU(maxTails, func(_ queueKey, e *tail) { t.mu.room -= cap(e.entries) })
+	lru, err := simplelru.NewLRU(cachedQueues, func(_ queueKey, e *tail) { t.mu.room -= cap(e.entries) })
 	if err != nil {
 		panic(err) // only a size below 1
 	}

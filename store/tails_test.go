@@ -82,4 +82,11 @@ func TestTailsAreBounded(t *testing.T) {
 	if got, ok := tails.read(queueKey{1, queues - 1}, 0, each, nil); !ok || len(got) != each {
 		t.Errorf("%d entries of the last queue, %v", len(got), ok)
 	}
+	tails = newTails()
+	for queue := range int32(2 * cachedQueues) {
+		tails.publish([]*pending{entered(queueKey{1, queue}, 0, 1)}, 1)
+	}
+	if n, room := tails.mu.lru.Len(), tails.roomOfAll(); n != cachedQueues || room != tails.mu.room {
+		t.Errorf("%d queues, room for %d entries, counted as %d", n, room, tails.mu.room)
+	}
 }
