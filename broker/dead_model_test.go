@@ -235,7 +235,7 @@ func (r *deadOrderRun) pop(t *rapid.T) {
 			m := r.byBody[string(stored.Body)]
 			r.handedOut(t, m, mine)
 			mine[m.body] = true
-			m.state, m.visible, m.handle, m.delayed = orderInFlight, now.Add(req.Invisible), res.Handles[i], false
+			m.state, m.visible, m.handle, m.delayed = orderInFlight, now.Add(req.Invisible), res.Receipts()[i], false
 			if res.Attempts[i] != m.attempts || m.attempts > r.limit {
 				t.Fatalf("%s: attempt %d, want %d of %d", m.body, res.Attempts[i], m.attempts, r.limit)
 			}

@@ -83,7 +83,7 @@ func TestOneSituationInMetrics(t *testing.T) {
 		if res.Buffer != nil {
 			res.Buffer.Release()
 		}
-		return res.Handles
+		return res.Receipts()
 	}
 	settle := func(errs ...error) {
 		t.Helper()
@@ -221,7 +221,7 @@ func TestCountersWhileMessagesMove(t *testing.T) {
 					continue
 				}
 				res.Buffer.Release()
-				if _, err := b.Postpone(ctx, "g", "t", res.Handles[0], time.Millisecond); err != nil && CodeOf(err) != CodeInvalidHandle && ctx.Err() == nil {
+				if _, err := b.Postpone(ctx, "g", "t", res.Receipts()[0], time.Millisecond); err != nil && CodeOf(err) != CodeInvalidHandle && ctx.Err() == nil {
 					t.Error(err)
 				}
 			}

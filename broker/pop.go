@@ -8,6 +8,7 @@ import (
 	"github.com/cairnmq/cairn/catalog"
 	"github.com/cairnmq/cairn/filter"
 	"github.com/cairnmq/cairn/internal/clock"
+	"github.com/cairnmq/cairn/pop"
 	"github.com/cairnmq/cairn/store"
 )
 
@@ -46,11 +47,30 @@ type PopRequest struct {
 type PopResult struct {
 	Buffer    *store.Buffer
 	Ends      []int
-	Handles   []string
+	Handles   []pop.Handle
 	Attempts  []int32
 	PoppedAt  int64 // ms
 	Invisible int64 // ms
 	Waited    bool  // it had to wait, or waited in vain
+}
+
+// usualHandle is about the length of a handle's text.
+const usualHandle = 48
+
+// Receipts are the texts of the handles. All lie in one string.
+func (r *PopResult) Receipts() []string {
+	text := make([]byte, 0, usualHandle*len(r.Handles))
+	ends := make([]int, len(r.Handles))
+	for i := range r.Handles {
+		text = r.Handles[i].AppendTo(text)
+		ends[i] = len(text)
+	}
+	all, begin := string(text), 0
+	texts := make([]string, len(ends))
+	for i, end := range ends {
+		texts[i], begin = all[begin:end], end
+	}
+	return texts
 }
 
 // popper is what popping needs beside the index.

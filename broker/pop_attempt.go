@@ -120,7 +120,7 @@ func (r *popping) repeat() (*PopResult, error) {
 			Attempts: c.Attempts, Nonce: ref.Nonce,
 		}
 		again.refs = append(again.refs, h.Ref())
-		res.Handles = append(res.Handles, string(h.AppendTo(nil)))
+		res.Handles = append(res.Handles, h)
 		res.Attempts = append(res.Attempts, c.Attempts)
 	}
 	res.Buffer = store.NewBuffer()

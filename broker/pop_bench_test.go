@@ -58,7 +58,7 @@ func BenchmarkPopAndAck(b *testing.B) {
 							return
 						}
 						res.Buffer.Release()
-						ackAll(b, br, res.Handles, c.single)
+						ackAll(b, br, res.Receipts(), c.single)
 					}
 				})
 			}
@@ -103,7 +103,7 @@ func BenchmarkOrderedPopAndAck(b *testing.B) {
 							return
 						}
 						res.Buffer.Release()
-						ackAll(b, br, res.Handles, false)
+						ackAll(b, br, res.Receipts(), false)
 						if acked.Add(int64(len(res.Handles))) == int64(b.N) {
 							done()
 						}
@@ -154,7 +154,7 @@ func BenchmarkPopBesideAStuckMessageGroup(b *testing.B) {
 			for left := b.N; left > 0; {
 				res := pop(32)
 				res.Buffer.Release()
-				ackAll(b, br, res.Handles, false)
+				ackAll(b, br, res.Receipts(), false)
 				left -= len(res.Handles)
 			}
 			b.StopTimer()

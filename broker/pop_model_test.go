@@ -108,11 +108,11 @@ func (r *popRun) popped(t *rapid.T, req *PopRequest, res *PopResult) {
 			f = r.firstDelivery(t, req, msg)
 			r.inFlight[body] = f
 		}
-		f.visible, f.handle, f.delayed = now.Add(req.Invisible), res.Handles[i], false
+		f.visible, f.handle, f.delayed = now.Add(req.Invisible), res.Receipts()[i], false
 		if res.Attempts[i] != f.attempts || msg.QueueOffset != int64(f.offset) || msg.QueueID != int32(f.queue) {
 			t.Fatalf("%s: attempt %d of queue %d offset %d, want %+v", body, res.Attempts[i], msg.QueueID, msg.QueueOffset, f)
 		}
-		r.handles = append(r.handles, modelHandle{res.Handles[i], body})
+		r.handles = append(r.handles, modelHandle{res.Receipts()[i], body})
 	}
 }
 

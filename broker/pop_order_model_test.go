@@ -122,7 +122,7 @@ func (r *orderRun) pop(t *rapid.T, queue int32, attemptID string) int {
 				r.handedOut(t, m, mine)
 			}
 			mine[m.body] = true
-			m.state, m.visible, m.handle, m.delayed = orderInFlight, r.clock.Now().Add(req.Invisible), res.Handles[i], false
+			m.state, m.visible, m.handle, m.delayed = orderInFlight, r.clock.Now().Add(req.Invisible), res.Receipts()[i], false
 			if res.Attempts[i] != m.attempts {
 				t.Fatalf("%s: attempt %d, want %d", m.body, res.Attempts[i], m.attempts)
 			}

@@ -133,12 +133,12 @@ func (tb *testBroker) consumeInOrder(ctx context.Context, check *lineCheck, most
 	last := len(messages)
 	if givesBack { // the last one, which holds up nothing else of this answer
 		last--
-		if _, err := tb.GiveBack(ctx, "g", "t", res.Handles[last], 0); err != nil {
+		if _, err := tb.GiveBack(ctx, "g", "t", res.Receipts()[last], 0); err != nil {
 			return err
 		}
 	}
 	check.acknowledging(messages[:last])
-	for _, err := range tb.Ack(context.WithoutCancel(ctx), "g", "t", res.Handles[:last]) {
+	for _, err := range tb.Ack(context.WithoutCancel(ctx), "g", "t", res.Receipts()[:last]) {
 		if err != nil {
 			return err
 		}

@@ -73,7 +73,7 @@ func TestHowLongPollsEnd(t *testing.T) {
 		t.Fatalf("when both are visible again: %+v", a)
 	}
 	a.res.Buffer.Release()
-	for _, err := range r.Ack(context.Background(), "g", "t", a.res.Handles) {
+	for _, err := range r.Ack(context.Background(), "g", "t", a.res.Receipts()) {
 		if err != nil {
 			t.Error(err)
 		}

@@ -43,7 +43,7 @@ func benchStuck(b *testing.B, stuck int) {
 		if res.Buffer != nil {
 			res.Buffer.Release()
 		}
-		return res.Handles
+		return res.Receipts()
 	}
 	settle := func() {
 		for _, err := range br.Ack(ctx, "other", "t", pop("other", some, time.Hour)) {

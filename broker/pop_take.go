@@ -616,32 +616,19 @@ func (t *take) eachHandedOut(mask pop.Mask, f func(pop.Ref)) {
 	}
 }
 
-// usualHandle is about the length of a handle's text.
-const usualHandle = 48
-
 // result makes the answer; the buffer is the receiver's from here on.
 func (t *take) result(mask pop.Mask) *PopResult {
 	n := len(t.ends)
 	res := &PopResult{
 		Buffer: t.buf, Ends: append(make([]int, 0, n), t.ends...), Attempts: append(make([]int32, 0, n), t.attempts...),
-		Handles: make([]string, 0, n), PoppedAt: t.rec.PoppedAt, Invisible: t.rec.VisibleAt - t.rec.PoppedAt,
+		Handles: make([]pop.Handle, 0, n), PoppedAt: t.rec.PoppedAt, Invisible: t.rec.VisibleAt - t.rec.PoppedAt,
 	}
 	t.buf = nil
 	h := pop.Handle{Group: t.group, Topic: t.topic, PoppedAt: t.rec.PoppedAt, VisibleAt: t.rec.VisibleAt, Nonce: t.rec.Nonce}
-	text := make([]byte, 0, usualHandle*n)
-	var at [maxPop]int
-	i := 0
 	t.eachHandedOut(mask, func(ref pop.Ref) {
-		h.Queue, h.Offset, h.Attempts = ref.Queue, ref.Offset, t.attempts[i]
-		text = h.AppendTo(text)
-		at[i] = len(text)
-		i++
+		h.Queue, h.Offset, h.Attempts = ref.Queue, ref.Offset, t.attempts[len(res.Handles)]
+		res.Handles = append(res.Handles, h)
 	})
-	all, begin := string(text), 0 // one string for all
-	for _, end := range at[:n] {
-		res.Handles = append(res.Handles, all[begin:end])
-		begin = end
-	}
 	return res
 }
 

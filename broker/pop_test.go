@@ -29,7 +29,7 @@ func (r *popRig) popBodies(t testing.TB, req PopRequest) (bodies, handles []stri
 	if err != nil {
 		t.Fatalf("pop: %v", err)
 	}
-	return bodiesOf(t, res), res.Handles
+	return bodiesOf(t, res), res.Receipts()
 }
 
 func bodiesOf(t testing.TB, res *PopResult) (out []string) {
@@ -108,7 +108,7 @@ func TestManyConsumersGetEachMessageOnce(t *testing.T) {
 						t.Errorf("%s came twice", body)
 					}
 				}
-				for _, err := range r.Ack(context.Background(), "g", "t", res.Handles) {
+				for _, err := range r.Ack(context.Background(), "g", "t", res.Receipts()) {
 					if err != nil {
 						t.Error(err)
 					}
@@ -291,7 +291,7 @@ func TestAResetOvertakesAPop(t *testing.T) {
 		t.Fatal(b.err)
 	}
 	wantBodies(t, "after the reset", bodiesOf(t, b.res), "0", "1")
-	for _, err := range r.Ack(context.Background(), "g", "t", append(first, a.res.Handles...)) {
+	for _, err := range r.Ack(context.Background(), "g", "t", append(first, a.res.Receipts()...)) {
 		wantCode(t, "a handle from before the reset", err, CodeInvalidHandle)
 	}
 	if c, err := r.GroupCounters("g", "t"); err != nil || c != (GroupCounters{Ready: 4, InFlight: 2}) {
@@ -328,10 +328,10 @@ func TestAnAckOvertakesARedelivery(t *testing.T) {
 		t.Fatal(a.err)
 	}
 	if !slices.Equal(a.res.Attempts, []int32{2, 1, 1}) || len(a.res.Handles) != 3 {
-		t.Errorf("attempts %v, %d handles", a.res.Attempts, len(a.res.Handles))
+		t.Errorf("attempts %v, %d handles", a.res.Attempts, len(a.res.Receipts()))
 	}
 	wantBodies(t, "the rest", bodiesOf(t, a.res), "1", "3", "4")
-	for _, err := range r.Ack(context.Background(), "g", "t", a.res.Handles) {
+	for _, err := range r.Ack(context.Background(), "g", "t", a.res.Receipts()) {
 		if err != nil {
 			t.Error(err)
 		}

@@ -259,7 +259,7 @@ func (s *transcript) answer(res *PopResult, err error) string {
 	var out strings.Builder
 	for i, m := range decodeAll(s.t, res.Buffer.B, res.Ends) {
 		body, _, _ := strings.Cut(string(m.Body), ".")
-		fmt.Fprintf(&out, "%s queue=%d offset=%d attempt=%d %s\n", body, m.QueueID, m.QueueOffset, res.Attempts[i], s.name(res.Handles[i]))
+		fmt.Fprintf(&out, "%s queue=%d offset=%d attempt=%d %s\n", body, m.QueueID, m.QueueOffset, res.Attempts[i], s.name(res.Receipts()[i]))
 	}
 	return out.String()
 }

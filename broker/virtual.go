@@ -373,12 +373,7 @@ func (p *virtualPull) popped(res *PopResult, err error) {
 		p.nothing()
 		return
 	}
-	held, err := heldOf(res)
-	if err != nil {
-		res.Buffer.Release()
-		p.fail(err)
-		return
-	}
+	held := heldOf(res)
 	next, ok := p.v.hold(p, held)
 	if !ok {
 		res.Buffer.Release()
@@ -394,21 +389,18 @@ func (p *virtualPull) popped(res *PopResult, err error) {
 }
 
 // heldOf lists what was popped, as it is shown by itself.
-func heldOf(res *PopResult) ([]heldMessage, error) {
+func heldOf(res *PopResult) []heldMessage {
 	held := make([]heldMessage, len(res.Ends))
 	begin := 0
 	for i, end := range res.Ends {
-		h, err := pop.ParseHandle(res.Handles[i])
-		if err != nil {
-			return nil, err
-		}
+		h := &res.Handles[i]
 		held[i] = heldMessage{
 			shown: h.Offset, offset: h.Offset, position: record.Position(message.PhysicalOffsetOf(res.Buffer.B[begin:end])),
 			visibleAt: h.VisibleAt, nonce: h.Nonce, attempts: res.Attempts[i],
 		}
 		begin = end
 	}
-	return held, nil
+	return held
 }
 
 // hold adds what was popped to the consumer's queue, and gives each its offset there. It is given back when the pull is not the one

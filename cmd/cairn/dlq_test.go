@@ -67,7 +67,7 @@ func mortuary(t *testing.T, n int) (*broker.Broker, string) {
 		if err != nil || len(res.Ends) == 0 {
 			t.Fatalf("after %d: %v", got, err)
 		}
-		for _, h := range res.Handles {
+		for _, h := range res.Receipts() {
 			if err := b.Forward(ctx, &broker.ForwardRequest{Group: "billing", Topic: "orders", Handle: h}); err != nil {
 				t.Fatal(err)
 			}

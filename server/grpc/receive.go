@@ -79,17 +79,18 @@ func (d *Door) receive(ctx context.Context, req *pb.ReceiveMessageRequest, strea
 	d.answering.Add(size)
 	defer d.answering.Add(-size)
 	l := lease{group: pop.Group, topic: pop.Topic, until: res.PoppedAt + res.Invisible}
-	if renewed && !c.hold(res.Handles, l, res.PoppedAt) {
+	receipts := res.Receipts()
+	if renewed && !c.hold(receipts, l, res.PoppedAt) {
 		l.untouched = true
-		d.undo(l, res.Handles)
+		d.undo(l, receipts)
 		return refuse(pb.Code_MESSAGE_NOT_FOUND, "the client has terminated")
 	}
-	if err := d.answer(stream, topic, res); err != nil || ctx.Err() != nil {
+	if err := d.answer(stream, topic, res, receipts); err != nil || ctx.Err() != nil {
 		// The client did not wait for all of it. It may have got some, and may even have begun to work on them.
-		for _, h := range res.Handles {
+		for _, h := range receipts {
 			c.settle(h)
 		}
-		d.undo(l, res.Handles)
+		d.undo(l, receipts)
 		return err
 	}
 	return nil
@@ -185,7 +186,7 @@ func filterOf(f *pb.FilterExpression) (*filter.Expr, error) {
 	return e, nil
 }
 
-func (d *Door) answer(stream pb.MessagingService_ReceiveMessageServer, topic *pb.Resource, res *broker.PopResult) error {
+func (d *Door) answer(stream pb.MessagingService_ReceiveMessageServer, topic *pb.Resource, res *broker.PopResult, receipts []string) error {
 	conv, err := newConverter(topic, d.opts.DelayLevels)
 	if err != nil {
 		return err
@@ -199,7 +200,7 @@ func (d *Door) answer(stream pb.MessagingService_ReceiveMessageServer, topic *pb
 		if err != nil {
 			return err
 		}
-		out := conv.convert(&m, &delivery{res.Handles[i], res.Attempts[i], time.Duration(res.Invisible) * time.Millisecond})
+		out := conv.convert(&m, &delivery{receipts[i], res.Attempts[i], time.Duration(res.Invisible) * time.Millisecond})
 		if err := stream.SendMsg(out); err != nil {
 			return err
 		}

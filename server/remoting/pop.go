@@ -134,7 +134,7 @@ func (h *heldPop) answerPop(res *broker.PopResult, err error) {
 	p, err := poppedOf(res)
 	if err != nil || h.s.hasEnded() {
 		res.Buffer.Release()
-		h.giveBack(res.Handles)
+		h.giveBack(res.Receipts())
 		h.s.conn.Respond(h.req, h.d.errorReply(h.req, cmp.Or(err, context.Canceled)))
 		return
 	}
@@ -163,10 +163,10 @@ func (d *Door) countAnswer(resp *wire.Command) {
 }
 
 // giveBack lets others have at once what the client will not get. What that fails for comes when its time is over.
-func (h *heldPop) giveBack(handles []string) {
+func (h *heldPop) giveBack(receipts []string) {
 	ctx, cancel := context.WithTimeout(h.d.ctx, h.d.opts.Timeout)
 	defer cancel()
-	for _, handle := range handles {
+	for _, handle := range receipts {
 		if _, err := h.d.broker.GiveBack(ctx, h.pop.Group, h.pop.Topic, handle, 0); err != nil {
 			h.d.log.Debug().Err(err).Str("group", h.pop.Group).Str("topic", h.pop.Topic).Msg("cannot give back what nobody takes")
 			return

@@ -98,15 +98,12 @@ type popPlace struct {
 // poppedOf takes the handles of an answer apart. They differ in queue and offset only, since one record has handed them out.
 func poppedOf(res *broker.PopResult) (p popped, err error) {
 	p.places = make([]popPlace, 0, len(res.Handles))
-	for i, text := range res.Handles {
-		h, err := pop.ParseHandle(text)
-		if err != nil {
-			return p, err
-		}
+	for i := range res.Handles {
+		h := &res.Handles[i]
 		if i == 0 {
-			p.receipt = receiptOf(&h)
+			p.receipt = receiptOf(h)
 		}
-		if receiptOf(&h) != p.receipt || p.nonce > maxNonce {
+		if receiptOf(h) != p.receipt || p.nonce > maxNonce {
 			return p, refuse(wire.SystemError, "the handles of one answer cannot share a receipt")
 		}
 		p.places = append(p.places, popPlace{h.Queue, h.Offset})
