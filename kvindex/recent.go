@@ -71,10 +71,14 @@ type recentTable struct {
 // recentRow is a key and its value, one after the other; without a key there is none.
 type recentRow struct {
 	bytes  []byte
-	keyLen int
-	there  bool // otherwise there is no such row
+	hash   uint64 // of the key: most rows of other keys are told apart without a look at their bytes, which lie elsewhere
 	round  uint64
+	keyLen int32
+	there  bool // otherwise there is no such row
 }
+
+// key of the row.
+func (r *recentRow) key() []byte { return r.bytes[:r.keyLen] }
 
 // at is where the row of a key is remembered; nil: nowhere.
 func (t *recentTable) at(hash uint64, key []byte) *recentRow {
@@ -83,7 +87,7 @@ func (t *recentTable) at(hash uint64, key []byte) *recentRow {
 	}
 	for i := range uint64(2) {
 		r := &t.places[hash%t.size^i]
-		if r.keyLen > 0 && r.round == t.round && bytes.Equal(r.bytes[:r.keyLen], key) {
+		if r.hash == hash && r.keyLen > 0 && r.round == t.round && bytes.Equal(r.key(), key) {
 			return r
 		}
 	}
@@ -113,9 +117,9 @@ func (t *recentTable) set(hash uint64, key, value []byte, there bool) {
 	if !there {
 		value = nil
 	}
-	r.keyLen, r.there, r.round = 0, there, t.round
+	r.keyLen, r.there, r.round, r.hash = 0, there, t.round, hash
 	if len(key)+len(value) <= keptRecent {
 		r.bytes = append(append(r.bytes[:0], key...), value...)
-		r.keyLen = len(key)
+		r.keyLen = int32(len(key))
 	}
 }

@@ -13,7 +13,7 @@ const (
 	// entry each they would take six times as much.
 	maxTails = 1 << 18
 	// maxTail bounds the entries of one.
-	maxTail = 1024
+	maxTail = 1 << 12
 )
 
 // tails remember the newest entries of the queues that were written last: who reads what has just come needs no look at the index,
