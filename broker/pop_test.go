@@ -328,7 +328,7 @@ func TestAnAckOvertakesARedelivery(t *testing.T) {
 		t.Fatal(a.err)
 	}
 	if !slices.Equal(a.res.Attempts, []int32{2, 1, 1}) || len(a.res.Handles) != 3 {
-		t.Errorf("attempts %v, %d handles", a.res.Attempts, len(a.res.Receipts()))
+		t.Errorf("attempts %v, %d handles", a.res.Attempts, len(a.res.Handles))
 	}
 	wantBodies(t, "the rest", bodiesOf(t, a.res), "1", "3", "4")
 	for _, err := range r.Ack(context.Background(), "g", "t", a.res.Receipts()) {
