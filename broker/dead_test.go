@@ -223,7 +223,7 @@ func TestDeadLetterKeepsTheMessage(t *testing.T) {
 	res.Buffer.Release()
 	want := map[string]string{
 		message.PropTags: "red", message.PropKeys: "k1 k2", "colour": "blue", message.PropUniqueKey: "U1",
-		message.PropRetryTopic: "t", message.PropOriginID: sent.OffsetID, message.PropDLQTopic: "t", message.PropDLQMessageID: "U1",
+		message.PropRetryTopic: "t", message.PropOriginID: r.OffsetID(sent.Position), message.PropDLQTopic: "t", message.PropDLQMessageID: "U1",
 		message.PropReconsume: "2", propDeadReason: DeadAttempts, propDeadAttempts: "2", propDeadQueue: "2", propDeadOffset: "0",
 		propDeadFirst: fmt.Sprint(began.Add(-20 * time.Second).UnixMilli()), propDeadLast: fmt.Sprint(began.Add(-10 * time.Second).UnixMilli()),
 	}

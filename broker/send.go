@@ -28,7 +28,6 @@ type SendRequest struct {
 
 // SendResult of one message.
 type SendResult struct {
-	OffsetID    string // offset message id
 	UniqueID    string
 	QueueID     int32
 	QueueOffset int64
@@ -36,6 +35,11 @@ type SendResult struct {
 	StoreTime   int64
 	// RecallHandle of a delayed message, TransactionID (of package txn) of a half message; neither has a queue offset yet.
 	RecallHandle, TransactionID string
+}
+
+// OffsetID is the offset message id of what this broker keeps at a position.
+func (b *Broker) OffsetID(at record.Position) string {
+	return message.OffsetID(b.opts.Advertise, int64(at))
 }
 
 // SendAsync checks and proposes; done is called exactly once, from the folder goroutine or before SendAsync returns: it must

@@ -22,8 +22,8 @@ func TestSendStoresWhatWasSent(t *testing.T) {
 	if res.QueueID != 3 || res.QueueOffset != 0 || res.UniqueID != "ID1" || res.StoreTime == 0 {
 		t.Errorf("result %+v", res)
 	}
-	if want := message.OffsetID(brokerHost, int64(res.Position)); res.OffsetID != want {
-		t.Errorf("offset id %s, want %s", res.OffsetID, want)
+	if want := message.OffsetID(brokerHost, int64(res.Position)); b.OffsetID(res.Position) != want {
+		t.Errorf("offset id %s, want %s", b.OffsetID(res.Position), want)
 	}
 	buf := store.NewBuffer()
 	defer buf.Release()

@@ -62,7 +62,7 @@ func TestSendBackUntilTheDeadLetterTopic(t *testing.T) {
 			t.Errorf("round %d: %+v", round, got)
 		}
 		want := map[string]string{
-			"TAGS": "a", "KEYS": "k", "UNIQ_KEY": "ID1", "RETRY_TOPIC": "t", "ORIGIN_MESSAGE_ID": origin.OffsetID, "WAIT": "false",
+			"TAGS": "a", "KEYS": "k", "UNIQ_KEY": "ID1", "RETRY_TOPIC": "t", "ORIGIN_MESSAGE_ID": b.OffsetID(origin.Position), "WAIT": "false",
 			"CLUSTER": "DefaultCluster", "MSG_REGION": "DefaultRegion", "TRACE_ON": "true",
 			"REAL_TOPIC": "%RETRY%g", "REAL_QID": "0", "DELAY": strconv.Itoa(int(min(3+round, 4))),
 		}

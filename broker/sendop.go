@@ -347,8 +347,7 @@ func (op *sendOp) results() ([]SendResult, error) {
 	for i := range results {
 		item := &op.items[i]
 		results[i] = SendResult{
-			OffsetID: message.OffsetID(b.opts.Advertise, int64(p.Positions[i])), UniqueID: ids[start:item.idEnd],
-			QueueID: op.queue, QueueOffset: p.Outcomes[i].Offset, Position: p.Positions[i], StoreTime: p.Timestamp,
+			UniqueID: ids[start:item.idEnd], QueueID: op.queue, QueueOffset: p.Outcomes[i].Offset, Position: p.Positions[i], StoreTime: p.Timestamp,
 		}
 		switch r := &results[i]; item.record {
 		case record.KindDelayed:

@@ -24,7 +24,7 @@ func (d *Door) AckMessage(ctx context.Context, req *pb.AckMessageRequest) (*pb.A
 		*slot = g
 	}
 	g.handles = append(g.handles, a.handles...)
-	g.parts = append(g.parts, ackPart{req, d.later(ctx, rpcAck)})
+	g.parts = append(g.parts, &ackPart{late: d.later(ctx, rpcAck), req: req})
 	return nil, transport.ErrLater
 }
 
@@ -33,13 +33,14 @@ type acks struct {
 	d                    *Door
 	client, group, topic string
 	handles              []string
-	parts                []ackPart
+	parts                []*ackPart
 }
 
 // ackPart is one of their calls.
 type ackPart struct {
-	req    *pb.AckMessageRequest
-	answer func(build func() any)
+	late
+	req  *pb.AckMessageRequest
+	errs []error // one for each entry
 }
 
 func (g *acks) fits(a *ack) bool {
@@ -74,16 +75,20 @@ func (g *acks) applied(errs []error) {
 	}
 	from := 0
 	for _, p := range g.parts {
-		req, mine := p.req, errs[from:from+len(p.req.GetEntries())]
-		from += len(mine)
-		p.answer(func() any {
-			entries := make([]*pb.AckMessageResultEntry, len(mine))
-			for i, e := range req.GetEntries() {
-				entries[i] = &pb.AckMessageResultEntry{MessageId: e.GetMessageId(), ReceiptHandle: e.GetReceiptHandle(), Status: d.statusOf(rpcAck, mine[i])}
-			}
-			return &pb.AckMessageResponse{Status: overall(entries), Entries: entries}
-		})
+		p.errs = errs[from : from+len(p.req.GetEntries())]
+		from += len(p.errs)
+		p.answer(p)
 	}
+}
+
+// Build is the answer of one call.
+func (p *ackPart) Build() (resp any, err error) {
+	defer p.d.recovered(p.rpc, &err)
+	entries := make([]*pb.AckMessageResultEntry, len(p.errs))
+	for i, e := range p.req.GetEntries() {
+		entries[i] = &pb.AckMessageResultEntry{MessageId: e.GetMessageId(), ReceiptHandle: e.GetReceiptHandle(), Status: p.d.statusOf(p.rpc, p.errs[i])}
+	}
+	return &pb.AckMessageResponse{Status: overall(entries), Entries: entries}, nil
 }
 
 // ack is what an AckMessage asks for.

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/cairnmq/cairn/broker"
 	"github.com/cairnmq/cairn/catalog"
 	"github.com/cairnmq/cairn/internal/body"
 	"github.com/cairnmq/cairn/message"
@@ -191,9 +192,10 @@ func (d *Door) adminSendMessage(ctx context.Context, req *adminpb.AdminSendMessa
 		s.Keys = append(s.Keys, req.GetKey())
 	}
 	m := &pb.Message{Topic: req.GetTopic(), UserProperties: req.GetUserProperties(), SystemProperties: s, Body: req.GetBody()}
-	out, err := d.toStore(ctx, "", &pb.SendMessageRequest{Messages: []*pb.Message{m}}, nil)
+	var out broker.SendRequest
+	err := d.toStore(ctx, "", &pb.SendMessageRequest{Messages: []*pb.Message{m}}, nil, &out)
 	if err == nil {
-		_, err = d.broker.Send(ctx, out)
+		_, err = d.broker.Send(ctx, &out)
 	}
 	if err != nil {
 		return err

@@ -73,7 +73,7 @@ func TestQueryMessageByKeyAndID(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, _ := s.pages(&adminpb.ListMessageRequest{Topic: resource("t"), SearchKey: &adminpb.ListMessageRequest_MessageId{MessageId: results[0].OffsetID}})
+	got, _ := s.pages(&adminpb.ListMessageRequest{Topic: resource("t"), SearchKey: &adminpb.ListMessageRequest_MessageId{MessageId: s.broker.OffsetID(results[0].Position)}})
 	if !slices.Equal(got, []string{"by offset id"}) {
 		t.Errorf("%q", got)
 	}

@@ -50,21 +50,22 @@ func (d *Door) timed(method string, err *error, began time.Time) {
 	d.latency.Observe(c, time.Since(began))
 }
 
-// later is transport.Later for a handler of an rpc that cannot fail any more, but for a panic in build.
-func (d *Door) later(ctx context.Context, rpc string) func(build func() any) {
-	began := time.Now()
-	answer := transport.Later(ctx)
-	return func(build func() any) {
-		if d.latency != nil {
-			d.latency.Observe(rpctime.Call{Protocol: "grpc", Request: rpc, Response: "success"}, time.Since(began))
-		}
-		answer(d.guardLater(rpc, build))
+// late is a call of an rpc that cannot fail any more, but for a panic of its builder; that has to be guarded by recovered.
+type late struct {
+	d       *Door
+	rpc     string
+	pending interface {
+		Answer(transport.Builder)
+		Came() time.Time
 	}
 }
 
-func (d *Door) guardLater(rpc string, build func() any) func() (any, error) {
-	return func() (resp any, err error) {
-		defer d.recovered(rpc, &err)
-		return build(), nil
+func (d *Door) later(ctx context.Context, rpc string) late { return late{d, rpc, transport.Later(ctx)} }
+
+// answer is to be called once.
+func (l late) answer(b transport.Builder) {
+	if l.d.latency != nil {
+		l.d.latency.Observe(rpctime.Call{Protocol: "grpc", Request: l.rpc, Response: "success"}, time.Since(l.pending.Came()))
 	}
+	l.pending.Answer(b)
 }

@@ -127,6 +127,7 @@ func New(b *broker.Broker, opts Options) *Door {
 		MaxRequest:       max(leastRequest, 4*bo.MaxMessageSize),
 		MaxHeaders:       64 << 10,
 		MaxCalls:         maxStreams,
+		Headers:          []string{headerClientID, headerLanguage, headerVersion},
 		Workers:          streamWorkers,
 		Prompt:           []string{pb.MessagingService_SendMessage_FullMethodName, pb.MessagingService_AckMessage_FullMethodName},
 		Idle:             120 * time.Second,

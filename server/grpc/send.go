@@ -21,12 +21,12 @@ import (
 // SendMessage stores one or more messages of one topic, all or none. They go to one queue, which the broker chooses. A message
 // that is delayed or a transaction comes alone, gets its queue offset later and is answered with what names it until then.
 func (d *Door) SendMessage(ctx context.Context, req *pb.SendMessageRequest) (*pb.SendMessageResponse, error) {
-	s := &sending{d: d, req: req, answer: d.later(ctx, rpcSend)}
+	s := &sending{late: d.later(ctx, rpcSend), req: req}
 	if s.mustMake() { // for which it waits
 		transport.Aside(ctx, func() {
 			s.guarded(func() {
 				if s.check(ctx) {
-					d.broker.SendAsync(s.out, s.sent)
+					d.broker.SendAsync(&s.out, s.sent)
 				}
 			})
 		})
@@ -57,7 +57,7 @@ type sends struct{ parts []*sending }
 // Flush proposes them.
 func (g *sends) Flush() {
 	for _, s := range g.parts {
-		s.guarded(func() { s.d.broker.SendAsync(s.out, s.sent) })
+		s.guarded(s.propose)
 	}
 }
 
@@ -71,11 +71,13 @@ func flush(slot *transport.Flusher) {
 
 // sending is one send under way.
 type sending struct {
-	d      *Door
-	req    *pb.SendMessageRequest
-	topic  *catalog.Topic // if it is there
-	out    *broker.SendRequest
-	answer func(build func() any)
+	late
+	req     *pb.SendMessageRequest
+	topic   *catalog.Topic // if it is there
+	out     broker.SendRequest
+	one     [1]message.Message // of out, mostly
+	results []broker.SendResult
+	err     error
 }
 
 // mustMake looks for the topic. It says that it is not there, and is made when somebody asks for it.
@@ -95,7 +97,8 @@ func (s *sending) mustMake() bool {
 func (s *sending) check(ctx context.Context) bool {
 	id, err := clientOf(ctx)
 	if err == nil {
-		s.out, err = s.d.toStore(ctx, id, s.req, s.topic)
+		s.out.Messages = s.one[:0]
+		err = s.d.toStore(ctx, id, s.req, s.topic, &s.out)
 	}
 	if err != nil {
 		s.sent(nil, err)
@@ -103,8 +106,17 @@ func (s *sending) check(ctx context.Context) bool {
 	return err == nil
 }
 
+func (s *sending) propose() { s.d.broker.SendAsync(&s.out, s.sent) }
+
 func (s *sending) sent(results []broker.SendResult, err error) {
-	s.answer(func() any { return s.d.sent(s.req, results, err) })
+	s.results, s.err = results, err
+	s.answer(s)
+}
+
+// Build is the answer.
+func (s *sending) Build() (resp any, err error) {
+	defer s.d.recovered(s.rpc, &err)
+	return s.d.sent(s.req, s.results, s.err), nil
 }
 
 // guarded does what no interceptor is around.
@@ -123,44 +135,60 @@ func (d *Door) sent(req *pb.SendMessageRequest, results []broker.SendResult, err
 	if err != nil {
 		return &pb.SendMessageResponse{Status: d.statusOf(rpcSend, err)}
 	}
-	resp := &pb.SendMessageResponse{Status: statusOK, Entries: make([]*pb.SendResultEntry, len(results))}
+	answer := &sendAnswer{}
+	entries := answer.one[:]
+	if len(results) > 1 {
+		entries = make([]pb.SendResultEntry, len(results))
+	}
+	resp := &answer.resp
+	resp.Status, resp.Entries = statusOK, answer.list[:0]
 	for i := range results {
-		r, id := &results[i], req.Messages[i].GetSystemProperties().GetMessageId()
-		resp.Entries[i] = &pb.SendResultEntry{
-			Status: statusOK, MessageId: id, Offset: r.QueueOffset,
-			TransactionId: cmp.Or(r.TransactionID, id), // as in the reference, which has one for every message
-			RecallHandle:  r.RecallHandle,
-		}
+		r, e, id := &results[i], &entries[i], req.Messages[i].GetSystemProperties().GetMessageId()
+		e.Status, e.MessageId, e.Offset = statusOK, id, r.QueueOffset
+		e.TransactionId = cmp.Or(r.TransactionID, id) // as in the reference, which has one for every message
+		e.RecallHandle = r.RecallHandle
+		resp.Entries = append(resp.Entries, e)
 	}
 	return resp
 }
 
-// toStore is what a client sends; id "" is nobody who could be asked for the end of a transaction. The topic t may not have been found.
-func (d *Door) toStore(ctx context.Context, id string, req *pb.SendMessageRequest, t *catalog.Topic) (*broker.SendRequest, error) {
+// sendAnswer is that of one message in one piece of memory.
+type sendAnswer struct {
+	resp pb.SendMessageResponse
+	one  [1]pb.SendResultEntry
+	list [1]*pb.SendResultEntry
+}
+
+// toStore fills out, whose Messages may have room, with what a client sends; id "" is nobody who could be asked for the end of a
+// transaction. The topic t may not have been found.
+func (d *Door) toStore(ctx context.Context, id string, req *pb.SendMessageRequest, t *catalog.Topic, out *broker.SendRequest) error {
 	if len(req.GetMessages()) == 0 {
-		return nil, refuse(pb.Code_MESSAGE_CORRUPTED, "no message to send")
+		return refuse(pb.Code_MESSAGE_CORRUPTED, "no message to send")
 	}
 	topic, err := topicOf(req.Messages[0].GetTopic())
 	if err != nil {
-		return nil, err
+		return err
 	}
-	kinds := make([]pb.MessageType, len(req.Messages))
+	var few [8]pb.MessageType
+	kinds := few[:0]
 	for i, m := range req.Messages {
 		if i > 0 && nameOf(m.GetTopic()) != topic {
-			return nil, refuse(pb.Code_MESSAGE_CORRUPTED, "messages of different topics in one request")
+			return refuse(pb.Code_MESSAGE_CORRUPTED, "messages of different topics in one request")
 		}
-		if kinds[i], err = checkMessage(m, d.opts.MaxMessageSize); err != nil {
-			return nil, err
+		kind, err := checkMessage(m, d.opts.MaxMessageSize)
+		if err != nil {
+			return err
 		}
+		kinds = append(kinds, kind)
 	}
 	if t == nil {
 		if t, err = d.topic(ctx, topic); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for i, kind := range kinds {
 		if err := checkKind(t, kind, req.Messages[i].GetSystemProperties()); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if slices.Contains(kinds, pb.MessageType_TRANSACTION) {
@@ -169,15 +197,17 @@ func (d *Door) toStore(ctx context.Context, id string, req *pb.SendMessageReques
 	now, from := d.clock.Now(), addressOf(ctx)
 	queue, err := queueOf(t, req.Messages)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	out := &broker.SendRequest{ProducerGroup: topic, Topic: topic, QueueID: queue, Messages: make([]message.Message, len(req.Messages))}
-	for i, m := range req.Messages {
-		if out.Messages[i], err = stored(topic, m, from, now); err != nil {
-			return nil, err
+	out.ProducerGroup, out.Topic, out.QueueID = topic, topic, queue
+	for _, m := range req.Messages {
+		kept, err := stored(topic, m, from, now)
+		if err != nil {
+			return err
 		}
+		out.Messages = append(out.Messages, kept)
 	}
-	return out, nil
+	return nil
 }
 
 // queueOf is the queue of messages that have a message group, −1 for others. Clients choose one by a hash of their own, and not all of

@@ -63,7 +63,7 @@ func reply(ctx context.Context, d *Door, s *session, req, resp *wire.Command) er
 	}
 	results, err := d.broker.Send(ctx, &op.send)
 	if err == nil {
-		addStored(resp, results[0].OffsetID, results[0].QueueID, results[0].QueueOffset)
+		addStored(resp, d.broker.OffsetID(results[0].Position), results[0].QueueID, results[0].QueueOffset)
 		return nil
 	}
 	if broker.CodeOf(err) == broker.CodeInternal {

@@ -165,9 +165,9 @@ func (op *sendOp) answer(results []broker.SendResult, err error) {
 	default:
 		resp = req.Reply(wire.Success, "")
 		first := &results[0]
-		id := first.OffsetID
+		id := op.d.broker.OffsetID(first.Position)
 		if len(results) > 1 {
-			id = joinOffsetIDs(results)
+			id = op.d.joinOffsetIDs(id, results[1:])
 		} else {
 			resp.Fields.Add("transactionId", first.UniqueID)
 		}
@@ -200,14 +200,13 @@ func queueOffset(r *broker.SendResult) int64 {
 	return r.QueueOffset
 }
 
-func joinOffsetIDs(results []broker.SendResult) string {
+func (d *Door) joinOffsetIDs(first string, others []broker.SendResult) string {
 	var b strings.Builder
-	b.Grow(len(results) * (len(results[0].OffsetID) + 1))
-	for i := range results {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		b.WriteString(results[i].OffsetID)
+	b.Grow((1 + len(others)) * (len(first) + 1))
+	b.WriteString(first)
+	for i := range others {
+		b.WriteByte(',')
+		b.WriteString(d.broker.OffsetID(others[i].Position))
 	}
 	return b.String()
 }

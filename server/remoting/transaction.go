@@ -112,7 +112,7 @@ func (d *Door) checkTransaction(s *session, c *broker.TransactionCheck) bool {
 	cmd.Fields.AddInt("commitLogOffset", at)
 	cmd.Fields.Add("msgId", c.UniqueID)
 	cmd.Fields.Add("transactionId", c.UniqueID)
-	cmd.Fields.Add("offsetMsgId", message.OffsetID(d.broker.Options().Advertise, at))
+	cmd.Fields.Add("offsetMsgId", d.broker.OffsetID(c.Half.Position))
 	buf := store.NewBuffer() // the layout is the caller's, and may be written later
 	buf.B = append(buf.B[:0], c.Layout...)
 	cmd.Body, cmd.BodyDone = buf.B, buf.Release

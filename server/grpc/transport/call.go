@@ -8,10 +8,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
-	"golang.org/x/net/http2/hpack"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
 	_ "google.golang.org/grpc/encoding/gzip" // which clients may use
@@ -31,13 +31,15 @@ type call struct {
 	conn       *conn
 	id         uint32
 	method     *method
-	fields     []hpack.HeaderField
+	headers    [maxWanted]string // the values of Options.Headers
 	encoding   string
+	came       time.Time
 	httpStatus string // of an answer that is a refusal only
 	deadline   time.Time
 
 	// Of the reader.
-	in []byte // what came and is not cut into messages; of a collected call the request, once it was started
+	in   []byte // what came and is not cut into messages; of a collected call the request, once it was started
+	lent bool   // in is the frame that was read last
 
 	// The mutex of conn guards these.
 	ended      bool // the client has nothing more to say
@@ -62,19 +64,24 @@ type call struct {
 }
 
 func newCall(c *conn, id uint32, h *head) *call {
-	k := &call{conn: c, id: id, window: callWindow, fields: h.fields, encoding: h.encoding, httpStatus: h.status()}
+	k := &call{conn: c, id: id, window: callWindow, headers: h.values, encoding: h.encoding, came: c.came, httpStatus: h.status()}
 	if h.timed {
-		k.deadline = time.Now().Add(h.timeout)
+		k.deadline = k.came.Add(h.timeout)
 	}
 	return k
 }
 
-// take adds what came of a request, or of several.
-func (k *call) take(data []byte) *status.Status {
-	if k.in == nil {
-		k.in = room()
+// take adds what came of a request, or of several, and is the last of it. The handler of a Prompt method is done with a request that
+// came in one piece before the next frame is read, so that it needs no copy.
+func (k *call) take(data []byte, last bool) *status.Status {
+	if k.lent = last && k.in == nil && k.method.prompt; k.lent {
+		k.in = data
+	} else {
+		if k.in == nil {
+			k.in = room()
+		}
+		k.in = append(k.in, data...)
 	}
-	k.in = append(k.in, data...)
 	for len(k.in) >= prefix {
 		n := int(binary.BigEndian.Uint32(k.in[1:]))
 		switch limit := k.conn.srv.opts.MaxRequest; {
@@ -147,7 +154,7 @@ func (k *call) run() {
 	k.returned() // before the client hears of the end, since it may begin another call then
 	if m.unary != nil && err == nil {
 		if m.prompt { // the reader must not wait for room
-			k.answer(func() (any, error) { return answer, nil })
+			k.answer(made{answer})
 			err = ErrLater
 		} else {
 			err = k.sendMessage(answer, true)
@@ -173,12 +180,26 @@ func (k *call) returned() {
 // ErrLater is what a handler returns that has asked for Later.
 var ErrLater = errors.New("the answer comes later")
 
-// Later lets the handler of a unary call, whose context ctx is, return ErrLater before its answer is there. What it gives is to be
-// called once with the maker of that answer, from anywhere; it does not wait. The answer is made and encoded by the writer of the
-// connection, and not at all when the client has gone meanwhile. No interceptor is around it: a panic in build is the process's.
-func Later(ctx context.Context) func(build func() (any, error)) {
-	return ctx.Value(callKey{}).(*call).answer
-}
+// Pending is a unary call whose handler returned, or will return, ErrLater.
+type Pending struct{ call *call }
+
+// Builder makes the answer of a call.
+type Builder interface{ Build() (any, error) }
+
+// made is a Builder of what is there.
+type made struct{ answer any }
+
+func (m made) Build() (any, error) { return m.answer, nil }
+
+// Later lets the handler of a unary call, whose context ctx is, return ErrLater before its answer is there.
+func Later(ctx context.Context) Pending { return Pending{ctx.Value(callKey{}).(*call)} }
+
+// Answer is to be called once, from anywhere; it does not wait. The answer is made and encoded by the writer of the connection,
+// and not at all when the client has gone meanwhile. No interceptor is around it: a panic in Build is the process's.
+func (p Pending) Answer(b Builder) { p.call.answer(b) }
+
+// Came is when the call began to come.
+func (p Pending) Came() time.Time { return p.call.came }
 
 // Aside lets the handler of a Prompt method, whose context ctx is, leave what has to wait to a goroutine of its own, and return
 // ErrLater. A panic in do is the process's.
@@ -196,15 +217,15 @@ func PutOff(ctx context.Context) *Flusher { return &ctx.Value(callKey{}).(*call)
 
 // later is an answer that the writer makes.
 type later struct {
-	call  *call
-	build func() (any, error)
+	call    *call
+	builder Builder
 }
 
-func (k *call) answer(build func() (any, error)) {
+func (k *call) answer(b Builder) {
 	c := k.conn
 	c.mu.Lock()
 	if !k.over {
-		c.mu.later = append(c.mu.later, later{k, build})
+		c.mu.later = append(c.mu.later, later{k, b})
 	}
 	c.mu.Unlock()
 	c.signal()
@@ -227,7 +248,9 @@ func (k *call) request(m any) error {
 	}
 	k.in = nil
 	err := k.decode(in, m)
-	giveBack(in)
+	if !k.lent {
+		giveBack(in)
+	}
 	return err
 }
 
@@ -258,7 +281,7 @@ func (k *call) decode(msg []byte, m any) error {
 
 // sendMessage encodes and queues a message, and after the last one the end of the call.
 func (k *call) sendMessage(m any, last bool) error {
-	b, err := k.encode(m)
+	b, err := k.encode(room(), m)
 	if err != nil {
 		return err
 	}
@@ -267,9 +290,9 @@ func (k *call) sendMessage(m any, last bool) error {
 	return err
 }
 
-// encode is a message as it is sent, in a room.
-func (k *call) encode(m any) ([]byte, error) {
-	b, err := k.conn.srv.opts.Codec.Append(append(room(), make([]byte, prefix)...), m)
+// encode is a message as it is sent, in an empty buffer.
+func (k *call) encode(empty []byte, m any) ([]byte, error) {
+	b, err := k.conn.srv.opts.Codec.Append(append(empty, make([]byte, prefix)...), m)
 	if err != nil {
 		return nil, status.Errorf(codes.Internal, "grpc: error while marshaling: %v", err)
 	}
@@ -385,13 +408,11 @@ func (k *call) end(err error) {
 	}
 }
 
-// Header is what the client of a call, whose context or a child of it this is, sent under a name in lower case; "" without.
+// Header is what the client of a call, whose context or a child of it this is, sent under a name of Options.Headers; "" without.
 func Header(ctx context.Context, name string) string {
 	if k, is := ctx.Value(callKey{}).(*call); is {
-		for i := range k.fields {
-			if k.fields[i].Name == name {
-				return k.fields[i].Value
-			}
+		if i := slices.Index(k.conn.srv.opts.Headers, name); i >= 0 {
+			return k.headers[i]
 		}
 	}
 	return ""

@@ -48,7 +48,8 @@ type conn struct {
 	ends   bool   // the call has only that header
 	// depends says that the client wants a call to wait for itself
 	depends bool
-	putOff  Flusher // what Prompt handlers have put off
+	putOff  Flusher   // what Prompt handlers have put off
+	came    time.Time // when what is read now came
 
 	heard    atomic.Int64 // unix ns: when something came last
 	handlers sync.WaitGroup
@@ -104,7 +105,8 @@ type hearing struct{ c *conn }
 func (h hearing) Read(p []byte) (int, error) {
 	h.c.flush()
 	n, err := h.c.nc.Read(p)
-	h.c.heard.Store(time.Now().UnixNano())
+	h.c.came = time.Now()
+	h.c.heard.Store(h.c.came.UnixNano())
 	return n, err
 }
 
@@ -188,20 +190,28 @@ func (c *conn) read() error {
 		if err == nil {
 			err = c.handle(f)
 		}
-		var stream http2.StreamError
-		switch {
-		case err == nil:
-		case errors.As(err, &stream):
-			c.reset(stream.StreamID, stream.Code)
-		case errors.Is(err, http2.ErrFrameTooLarge):
-			return http2.ConnectionError(http2.ErrCodeFrameSize)
-		default:
-			return err
+		if err != nil {
+			if err = c.survive(err); err != nil {
+				return err
+			}
 		}
 		if err := c.throttle(); err != nil {
 			return err
 		}
 	}
+}
+
+// survive resets the call whose fault an error is. Others it returns.
+func (c *conn) survive(err error) error {
+	var stream http2.StreamError
+	switch {
+	case errors.As(err, &stream):
+		c.reset(stream.StreamID, stream.Code)
+		return nil
+	case errors.Is(err, http2.ErrFrameTooLarge):
+		return http2.ConnectionError(http2.ErrCodeFrameSize)
+	}
+	return err
 }
 
 // throttle lets a client that does not read what it is sent wait before its next frame.
@@ -264,7 +274,7 @@ func (c *conn) fragment(id uint32, piece []byte, ends, whole bool) error {
 		piece = c.block
 		c.block = nil
 	}
-	c.head = head{limit: int(c.srv.opts.MaxHeaders)}
+	c.head = head{limit: int(c.srv.opts.MaxHeaders), wanted: c.srv.opts.Headers}
 	if c.depends {
 		c.head.fault = http2.ErrCodeProtocol
 	}
@@ -389,7 +399,7 @@ func (c *conn) data(f *http2.DataFrame) error {
 	case overdrawn:
 		return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeFlowControl}
 	}
-	fault := k.take(f.Data())
+	fault := k.take(f.Data(), f.StreamEnded())
 	if f.StreamEnded() { // what came has its place before its end is seen
 		c.mu.Lock()
 		k.ended = true

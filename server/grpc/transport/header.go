@@ -13,8 +13,8 @@ import (
 
 const (
 	contentType = "application/grpc"
-	// usualFields is about how many the official clients send.
-	usualFields = 14
+	// maxWanted bounds Options.Headers.
+	maxWanted = 4
 	// maxMessage bounds the text of a status, so that an answer's header fits into a frame.
 	maxMessage = 4 << 10
 )
@@ -44,7 +44,8 @@ type head struct {
 	pseudos  pseudo // those of HTTP/2's own fields that came
 	regular  bool   // another field came: none of HTTP/2's own may follow
 	fault    http2.ErrCode
-	fields   []hpack.HeaderField // those that are not for the transport
+	wanted   []string          // as Options.Headers
+	values   [maxWanted]string // of those
 }
 
 // field takes one.
@@ -76,14 +77,25 @@ func (h *head) field(f hpack.HeaderField) {
 		h.fault = http2.ErrCodeProtocol
 	case "user-agent", "grpc-accept-encoding", "accept-encoding":
 	default:
-		if strings.ContainsFunc(f.Name, func(r rune) bool { return r >= 'A' && r <= 'Z' }) {
+		h.other(f)
+	}
+}
+
+// other takes a field that is not for the transport. Of several with one name the first counts.
+func (h *head) other(f hpack.HeaderField) {
+	for i, name := range h.wanted {
+		if name == f.Name {
+			if h.values[i] == "" {
+				h.values[i] = f.Value
+			}
+			return
+		}
+	}
+	for i := range len(f.Name) {
+		if c := f.Name[i]; c >= 'A' && c <= 'Z' {
 			h.fault = http2.ErrCodeProtocol
 			return
 		}
-		if h.fields == nil {
-			h.fields = make([]hpack.HeaderField, 0, usualFields)
-		}
-		h.fields = append(h.fields, f)
 	}
 }
 

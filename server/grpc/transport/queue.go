@@ -89,6 +89,7 @@ func (c *conn) releaseLocked() {
 func (c *conn) write() {
 	defer close(c.written)
 	var answers []later
+	var scratch []byte // for an answer
 	for range c.wake {
 		c.mu.Lock()
 		if n := len(c.mu.bytes) + len(c.mu.later)*fewBytes/fewAnswers; n > 0 && n < fewBytes {
@@ -100,7 +101,7 @@ func (c *conn) write() {
 			answers, c.mu.later = c.mu.later, answers[:0]
 			c.mu.Unlock()
 			for i, a := range answers {
-				c.answer(a)
+				scratch = c.answer(a, scratch)
 				answers[i] = later{}
 			}
 			c.mu.Lock()
@@ -134,28 +135,28 @@ func (c *conn) write() {
 	}
 }
 
-// answer makes an answer and queues it. For one that finds no room a goroutine waits.
-func (c *conn) answer(a later) {
-	m, err := a.build()
+// answer makes an answer in scratch, which it returns for the next, and queues it. For one that finds no room a goroutine waits.
+func (c *conn) answer(a later, scratch []byte) []byte {
+	m, err := a.builder.Build()
 	var b []byte
 	if err == nil {
-		b, err = a.call.encode(m)
+		b, err = a.call.encode(scratch[:0], m)
 	}
 	if err != nil {
 		c.finish(a.call, statusOf(err))
-		return
+		return scratch
 	}
 	c.mu.Lock()
 	rest, ok := c.sendLocked(a.call, b, true)
 	c.mu.Unlock()
-	if !ok {
-		c.handlers.Go(func() { // serve waits for it after the writer
-			_ = c.send(a.call, rest, true) // the client has gone
-			giveBack(b)
-		})
-		return
+	switch {
+	case !ok:
+		c.handlers.Go(func() { _ = c.send(a.call, rest, true) }) // serve waits for it after the writer; an error: the client has gone
+		return nil
+	case cap(b) > keptRoom:
+		return nil
 	}
-	giveBack(b)
+	return b
 }
 
 var (

@@ -53,6 +53,10 @@ type trial struct {
 	flushed atomic.Int64    // calls of Gather
 }
 
+type building func() (any, error)
+
+func (b building) Build() (any, error) { return b() }
+
 const serviceName = "trial.Trial"
 
 func unary(name string, do func(s *trial, ctx context.Context, in *wrapperspb.BytesValue) (any, error)) grpc.MethodDesc {
@@ -92,12 +96,12 @@ var trialDesc = grpc.ServiceDesc{
 		unary("Later", func(s *trial, ctx context.Context, in *wrapperspb.BytesValue) (any, error) {
 			give := Later(ctx)
 			answer := func() {
-				give(func() (any, error) {
+				give.Answer(building(func() (any, error) {
 					if n := s.built.Add(1); s.broken == n {
 						return nil, status.Error(codes.DataLoss, "broken")
 					}
 					return in, nil
-				})
+				}))
 			}
 			if s.kept == nil {
 				answer()
@@ -122,7 +126,7 @@ var trialDesc = grpc.ServiceDesc{
 				s.waiting.Add(1)
 				defer s.waiting.Add(-1)
 				<-s.freed
-				give(func() (any, error) { return in, nil })
+				give.Answer(made{in})
 			})
 			return nil, ErrLater
 		}),
@@ -166,13 +170,13 @@ var trialDesc = grpc.ServiceDesc{
 // gathered is calls of Gather that came together.
 type gathered struct {
 	s       *trial
-	answers []func(build func() (any, error))
+	answers []Pending
 }
 
 func (g *gathered) Flush() {
 	g.s.flushed.Add(int64(len(g.answers)))
 	for _, answer := range g.answers {
-		answer(func() (any, error) { return wrapperspb.Bytes(make([]byte, len(g.answers))), nil })
+		answer.Answer(made{wrapperspb.Bytes(make([]byte, len(g.answers)))})
 	}
 }
 
@@ -188,7 +192,7 @@ func newRig(t testing.TB, change ...func(*Options)) *rig {
 	t.Helper()
 	o := Options{
 		Codec: protobuf{}, Credentials: insecure.NewCredentials(), HandshakeTimeout: 5 * time.Second, MaxRequest: 4 << 20, MaxHeaders: 16 << 10,
-		MaxCalls: 100, Workers: 2, Prompt: []string{"/" + serviceName + "/Prompt", "/" + serviceName + "/Gather", "/" + serviceName + "/Aside"},
+		MaxCalls: 100, Workers: 2, Headers: []string{"x-mq-client-id"}, Prompt: []string{"/" + serviceName + "/Prompt", "/" + serviceName + "/Gather", "/" + serviceName + "/Aside"},
 		Idle: time.Minute, Ping: time.Minute, Pong: 20 * time.Second, LeastPing: time.Second,
 	}
 	for _, f := range change {

@@ -37,7 +37,7 @@ type Codec interface {
 	Unmarshal(data []byte, m any) error
 }
 
-// Options of a Server. All must be set but for the interceptors and Prompt.
+// Options of a Server. All must be set but for the interceptors, Headers and Prompt.
 type Options struct {
 	Codec Codec
 	// Handshake makes of a connection one that speaks HTTP/2, within HandshakeTimeout, in which the client must also begin to do so.
@@ -48,7 +48,9 @@ type Options struct {
 	MaxRequest       int    // bytes of one message of a client
 	MaxHeaders       uint32 // bytes of a call's headers
 	MaxCalls         uint32 // under way on one connection
-	Workers          int    // goroutines that stay, for all connections
+	// Headers are the names, in lower case, of what handlers ask Header for: four at most. Others are not kept.
+	Headers []string
+	Workers int // goroutines that stay, for all connections
 	// Prompt are unary methods, as /package.Service/Method, whose handlers never wait: they run where requests are read.
 	Prompt []string
 	// Idle is how long a connection may be without a call before the client is told to close it.
@@ -97,8 +99,11 @@ type Server struct {
 	}
 }
 
-// New makes a server without services.
+// New makes a server without services. It panics when there are too many Headers.
 func New(o Options) *Server {
+	if len(o.Headers) > maxWanted {
+		panic("transport: more headers than are kept")
+	}
 	s := &Server{opts: o, services: map[string]grpc.ServiceInfo{}, methods: map[string]*method{}, work: make(chan *call), idle: make(chan struct{})}
 	s.mu.listeners, s.mu.pending, s.mu.conns = map[net.Listener]struct{}{}, map[net.Conn]struct{}{}, map[*conn]struct{}{}
 	for range o.Workers {
