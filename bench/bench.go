@@ -327,7 +327,8 @@ func (p *producing) report(res *Result) {
 }
 
 func (p *producing) work(ctx context.Context, began time.Time, s sender) {
-	hist := newHist()
+	hist, start := newHist(), newAlarm()
+	defer start.close()
 	m := outgoing{body: make([]byte, p.o.Size)}
 	binary.BigEndian.PutUint64(m.body, p.run)
 	for ctx.Err() == nil {
@@ -338,7 +339,7 @@ func (p *producing) work(ctx context.Context, began time.Time, s sender) {
 		due := time.Now()
 		if p.o.Rate > 0 {
 			due = began.Add(time.Duration(float64(i) / p.o.Rate * float64(time.Second)))
-			if !waitUntil(ctx, due) {
+			if !start.waitUntil(ctx, due) {
 				break
 			}
 		}
@@ -363,21 +364,6 @@ func (p *producing) work(ctx context.Context, began time.Time, s sender) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.hist.Merge(hist)
-}
-
-func waitUntil(ctx context.Context, t time.Time) bool {
-	d := time.Until(t)
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 type consuming struct {

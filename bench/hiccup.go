@@ -17,19 +17,13 @@ func hiccups(ctx context.Context) (hist *hdrhistogram.Histogram, done <-chan str
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
-		timer := time.NewTimer(hiccupWait)
-		defer timer.Stop()
-		for due := time.Now().Add(hiccupWait); ; {
-			select {
-			case <-ctx.Done():
-				return
-			case <-timer.C:
-			}
+		a := newAlarm()
+		defer a.close()
+		for due := time.Now().Add(hiccupWait); a.waitUntil(ctx, due); {
 			// Waits that would have begun during a late one are late as well: so count operations of a steady rate.
 			for now := time.Now(); !due.After(now); due = due.Add(hiccupWait) {
 				_ = hist.RecordValue(max(1, now.Sub(due).Microseconds()))
 			}
-			timer.Reset(time.Until(due))
 		}
 	}()
 	return hist, over

@@ -105,9 +105,11 @@ func (w *waking) measure(ctx context.Context, res *Result, waiters, sending targ
 	defer stopMeter()
 	late, metered := hiccups(mctx)
 	began := time.Now()
+	start := newAlarm()
+	defer start.close()
 	res.Waiting = w.waiting.Load()
 	for i := range w.o.Count {
-		if w.o.Rate > 0 && !waitUntil(ctx, began.Add(time.Duration(float64(i)/w.o.Rate*float64(time.Second)))) {
+		if w.o.Rate > 0 && !start.waitUntil(ctx, began.Add(time.Duration(float64(i)/w.o.Rate*float64(time.Second)))) {
 			return ctx.Err()
 		}
 		if w.o.Duration > 0 && time.Since(began) > w.o.Duration {
