@@ -510,7 +510,7 @@ func (c *conn) settings(f *http2.SettingsFrame) error {
 				}
 			}
 		case http2.SettingHeaderTableSize:
-			c.mu.table.SetMaxDynamicTableSize(min(s.Val, tableSize))
+			c.mu.resize(min(s.Val, tableSize))
 		}
 		return nil
 	})

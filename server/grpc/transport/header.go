@@ -182,9 +182,9 @@ func parseTimeout(s string) (time.Duration, bool) {
 
 // statusFields are the trailers of an answer.
 func statusFields(s *status.Status) []hpack.HeaderField {
-	fields := []hpack.HeaderField{{Name: "grpc-status", Value: strconv.Itoa(int(s.Code()))}}
+	fields := []hpack.HeaderField{{Name: "grpc-status", Value: strconv.Itoa(int(s.Code())), Sensitive: true}}
 	if text := s.Message(); text != "" {
-		fields = append(fields, hpack.HeaderField{Name: "grpc-message", Value: escape(text)})
+		fields = append(fields, hpack.HeaderField{Name: "grpc-message", Value: escape(text), Sensitive: true})
 	}
 	return fields
 }

@@ -3,6 +3,7 @@ package transport
 import (
 	"bytes"
 	"runtime"
+	"slices"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -28,6 +29,9 @@ type queue struct {
 	frames  *http2.Framer // writes to bytes
 	table   *hpack.Encoder
 	block   bytes.Buffer // of table
+	head    usual        // of answers that are no refusals
+	tail    usual        // of those that end well
+	scant   bool         // the client had less room for table than there is
 	window  int64        // what the client lets us send
 	initial int64        // the same of a new call
 	blocked []*call      // that have to wait for a window or for the writer
@@ -38,6 +42,8 @@ func (q *queue) init() {
 	q.frames = http2.NewFramer(q, nil)
 	q.table = hpack.NewEncoder(&q.block)
 	q.window, q.initial = firstWindow, firstWindow
+	q.head.fields = []hpack.HeaderField{{Name: ":status", Value: "200"}, fieldContent}
+	q.tail.fields = []hpack.HeaderField{{Name: "grpc-status", Value: "0"}}
 }
 
 // Write appends a frame.
@@ -55,14 +61,50 @@ func (q *queue) done(err error) {
 	}
 }
 
-// header appends the fields of an answer, which must fit into a frame.
+// usual are fields that most answers have. Once both sides have all of them in their tables they are the same bytes each time, for
+// fields of others are never put there.
+type usual struct {
+	fields []hpack.HeaderField
+	block  []byte // nil until that is so
+}
+
+// usualHeader is header for fields that are usual.
+func (q *queue) usualHeader(id uint32, ends bool, u *usual) {
+	if u.block != nil {
+		q.headers(id, ends, u.block)
+		return
+	}
+	q.header(id, ends, u.fields...)
+	// With the tail in the table, where it comes after a head, nothing pushes a field of either to another place any more, if it has room.
+	if q.scant || u == &q.head && q.tail.block == nil {
+		return
+	}
+	const indexed = 0x80 // the bit of a field that is a place in the table, of one byte here
+	if b := q.block.Bytes(); len(b) == len(u.fields) && !slices.ContainsFunc(b, func(c byte) bool { return c&indexed == 0 }) {
+		u.block = bytes.Clone(b)
+	}
+}
+
+// resize is for a client that changes the size of its table.
+func (q *queue) resize(size uint32) {
+	q.table.SetMaxDynamicTableSize(size)
+	if size < tableSize {
+		q.scant, q.head.block, q.tail.block = true, nil, nil
+	}
+}
+
+// header appends the fields of an answer, which must fit into a frame. Those that are not usual must be Sensitive.
 func (q *queue) header(id uint32, ends bool, fields ...hpack.HeaderField) {
-	q.told = true
 	q.block.Reset()
 	for _, f := range fields {
 		_ = q.table.WriteField(f) // a bytes.Buffer takes all
 	}
-	q.done(q.frames.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: q.block.Bytes(), EndStream: ends, EndHeaders: true}))
+	q.headers(id, ends, q.block.Bytes())
+}
+
+func (q *queue) headers(id uint32, ends bool, block []byte) {
+	q.told = true
+	q.done(q.frames.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block, EndStream: ends, EndHeaders: true}))
 }
 
 // signal wakes the writer.
@@ -159,11 +201,7 @@ func (c *conn) answer(a later, scratch []byte) []byte {
 	return b
 }
 
-var (
-	fieldOK      = hpack.HeaderField{Name: ":status", Value: "200"}
-	fieldContent = hpack.HeaderField{Name: "content-type", Value: "application/grpc"}
-	fieldDone    = hpack.HeaderField{Name: "grpc-status", Value: "0"}
-)
+var fieldContent = hpack.HeaderField{Name: "content-type", Value: contentType}
 
 // send queues a message of a call, which begins with its five bytes of length, and after the last one the end of the call. It waits
 // while the client's windows or the queue have no room. The error is that of the call's context.
@@ -202,7 +240,7 @@ func (c *conn) sendLocked(k *call, msg []byte, last bool) (rest []byte, all bool
 		return nil, true
 	}
 	if !k.headed {
-		c.mu.header(k.id, false, fieldOK, fieldContent)
+		c.mu.usualHeader(k.id, false, &c.mu.head)
 		k.headed = true
 	}
 	for len(msg) > 0 && !c.mu.full() {
@@ -220,7 +258,7 @@ func (c *conn) sendLocked(k *call, msg []byte, last bool) (rest []byte, all bool
 		return msg, false
 	}
 	if last {
-		c.mu.header(k.id, true, fieldDone)
+		c.mu.usualHeader(k.id, true, &c.mu.tail)
 		c.closeLocked(k)
 	}
 	return nil, true
@@ -239,7 +277,7 @@ func (c *conn) finish(k *call, s *status.Status) {
 	}
 	var fields []hpack.HeaderField
 	if !k.headed {
-		fields = append(fields, hpack.HeaderField{Name: ":status", Value: code}, fieldContent)
+		fields = append(fields, hpack.HeaderField{Name: ":status", Value: code, Sensitive: true}, fieldContent)
 	}
 	fields = append(fields, statusFields(s)...)
 	c.mu.header(k.id, true, fields...)
