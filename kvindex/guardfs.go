@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -21,13 +22,18 @@ const (
 // an edit of its manifest, which is what it writes next.
 const minFree = 1 << 20
 
-// guardFS stands between Pebble and its files, for six things that Pebble leaves to the world around it:
+// workAtATime is how long a flush or a compaction works until it lets others have its processor. Linux leaves it to a thread that
+// does not give way for some 3 ms, and whatever else wants it then, as answers to clients, waits behind.
+const workAtATime = 500 * time.Microsecond
+
+// guardFS stands between Pebble and its files, for seven things that Pebble leaves to the world around it:
 //   - before the rows of a flush are written, the log is made durable (law 2);
 //   - after a fatal error nothing is written, renamed or removed any more, as if the process had ended there. What is on disk
 //     is then what a restart would find, whatever Pebble still believes;
 //   - flushes and compactions that keep failing, as on a full disk, are retried with pauses and not in a busy loop;
 //   - a file that names another one as the newest (a marker) is not made before the other's directory entry is durable: a disk
 //     that keeps the one and loses the other would leave an index that does not open;
+//   - flushes and compactions work in small pieces, and let others have the processor between them;
 //   - a compaction ends when the engine is closed, and does not keep Close waiting for seconds; a flush is let through;
 //   - a read-only engine cannot write.
 type guardFS struct {
@@ -116,7 +122,7 @@ func (g *guardFS) wrap(f vfs.File, name string, kind fileKind, err error) (vfs.F
 	if err != nil {
 		return nil, err
 	}
-	return &guardFile{File: f, g: g, name: name, kind: kind}, nil
+	return &guardFile{File: f, g: g, name: name, kind: kind, worked: time.Now()}, nil
 }
 
 func (g *guardFS) Link(oldname, newname string) error {
@@ -191,6 +197,16 @@ type guardFile struct {
 	g    *guardFS
 	name string
 	kind fileKind
+	// worked is since when a flush or a compaction has not given way
+	worked time.Time
+}
+
+// giveWay lets others have the processor when it is time.
+func (f *guardFile) giveWay() {
+	if now := time.Now(); now.Sub(f.worked) > workAtATime {
+		yieldProcessor()
+		f.worked = time.Now()
+	}
 }
 
 func (f *guardFile) Write(p []byte) (int, error) {
@@ -199,6 +215,9 @@ func (f *guardFile) Write(p []byte) (int, error) {
 	}
 	if f.kind == compactedTable && stopped(f.g.closing) {
 		return 0, &os.PathError{Op: "write", Path: f.name, Err: ErrClosed}
+	}
+	if f.kind != otherFile {
+		f.giveWay()
 	}
 	return f.File.Write(p)
 }
